@@ -1,0 +1,11 @@
+"""The V3 node shells: schema and one call each. What they do lives in the packages beside this one."""
+
+from comfy_api.latest import ComfyExtension, io
+
+
+class VelocityExtension(ComfyExtension):
+    """Lists the nodes of the pack for ComfyUI."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return every node class; importing them here keeps the import of the pack itself cheap."""
+        return []

@@ -1,0 +1,56 @@
+"""Everything a developer runs: `python -m nox -s demo|tests|comfy|bench|lint`.
+
+All sessions share one virtual environment and one unpacked ComfyUI, both cached outside the repository, so only the
+first run pays for the download (about 3 GB: the torch trio from PyPI).
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import nox
+import platformdirs
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))
+
+from dev.comfyui_source import FLOOR, REFERENCE, comfyui_tree  # noqa: E402
+
+CACHE = Path(os.environ.get("VELOCITY_CACHE") or platformdirs.user_cache_path("comfyui-velocity"))
+ENVIRONMENT = CACHE / f"python{sys.version_info.major}.{sys.version_info.minor}"
+# A matched trio: newer torch has no matching torchaudio on PyPI.
+TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["tests"]
+
+
+def _python(session: nox.Session) -> str:
+    """Return the interpreter of the shared environment, installing into it what changed since the last run."""
+    python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = ENVIRONMENT / "installed.txt"
+    comfy_requirements = comfyui_tree(REFERENCE, CACHE) / "requirements.txt"
+    own_requirements = [ROOT / "requirements.txt", ROOT / "dev" / "requirements.txt"]
+    wanted = "\n".join([*TORCH, *(path.read_text(encoding="utf-8") for path in [comfy_requirements, *own_requirements])])
+    digest = hashlib.sha256(wanted.encode()).hexdigest()
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != digest:
+        session.log("first run: installing torch and ComfyUI's requirements (about 3 GB, some minutes)")
+        if not python.is_file():
+            session.run(sys.executable, "-m", "virtualenv", "--quiet", str(ENVIRONMENT), silent=False)
+        files = [word for path in [comfy_requirements, *own_requirements] for word in ("-r", str(path))]
+        session.run(str(python), "-m", "pip", "install", *TORCH, *files)
+        stamp.write_text(digest, encoding="utf-8")
+    return str(python)
+
+
+def _run(session: nox.Session, *arguments: str, comfyui: str = REFERENCE) -> None:
+    environment = {"COMFYUI_PATH": str(comfyui_tree(comfyui, CACHE)), "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    session.run(_python(session), *arguments, env=environment)
+
+
+@nox.session
+def setup(session: nox.Session) -> None:
+    """Install the environment and unpack both ComfyUI versions, and do nothing else."""
+    _python(session)
+    comfyui_tree(FLOOR, CACHE)
