@@ -1,0 +1,89 @@
+"""What happened in a sampling run: per model call seconds, full or skipped, and why. Plain numbers, no tensors.
+
+A technique records each run into the `RunLog` that travels with its MODEL (as an attachment of the model patcher, so a
+clone made by a LoRA node behind it reports into the same log). The Speed Report node reads it from there.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+LOG = logging.getLogger("velocity")
+ATTACHMENT = "velocity_runs"
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One call of the denoiser by the sampler.
+
+    `index` is the sampler's step (a sampler may call more than once per step), `sigma` its noise level, `seconds` its
+    wall-clock time. `metric` is what was compared with `limit` to decide; both are None where nothing was to decide.
+    """
+
+    index: int
+    sigma: float
+    seconds: float
+    full: bool
+    metric: float | None = None
+    limit: float | None = None
+
+
+@dataclass
+class RunRecord:
+    """One sampling run. `seconds` is the wall-clock time of the whole run, `peak_memory` bytes (None off CUDA)."""
+
+    technique: str
+    model: str
+    device: str
+    route: str = "local"
+    planned_steps: int = 0
+    steps: list[StepRecord] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_memory: int | None = None
+    completed: bool = False
+
+    @property
+    def full(self) -> int:
+        """Calls that ran the whole model."""
+        return sum(step.full for step in self.steps)
+
+    @property
+    def skipped(self) -> int:
+        """Calls answered without running the whole model."""
+        return len(self.steps) - self.full
+
+    @property
+    def seconds_saved(self) -> float:
+        """Measured: what the skipped calls would have cost at the median full call, less what they did cost."""
+        full = sorted(step.seconds for step in self.steps if step.full)
+        if not full:
+            return 0.0
+        median = full[len(full) // 2]
+        return sum(median - step.seconds for step in self.steps if not step.full)
+
+    def summary(self) -> str:
+        """Return the one line that is logged at the end of a run."""
+        state = "" if self.completed else " (interrupted)"
+        return (
+            f"{self.technique}: {len(self.steps)} model calls, {self.full} full, {self.skipped} skipped, "
+            f"{self.seconds_saved:.2f} s saved of {self.seconds + self.seconds_saved:.2f} s{state}"
+        )
+
+
+class RunLog:
+    """The last few runs of one MODEL, oldest first; bounded, so a long session does not grow."""
+
+    def __init__(self, keep: int = 32) -> None:
+        self._runs: deque[RunRecord] = deque(maxlen=keep)
+
+    def add(self, run: RunRecord) -> None:
+        """Keep `run` and log its summary line."""
+        self._runs.append(run)
+        LOG.info(run.summary())
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
