@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from comfy_execution.utils import get_executing_context
+
 LOG = logging.getLogger("velocity")
 ATTACHMENT = "velocity_runs"
 
@@ -29,9 +31,18 @@ class StepRecord:
     limit: float | None = None
 
 
+def _executing(name: str) -> str:
+    context = get_executing_context()
+    return str(getattr(context, name)) if context else ""
+
+
 @dataclass
 class RunRecord:
-    """One sampling run. `seconds` is the wall-clock time of the whole run, `peak_memory` bytes (None off CUDA)."""
+    """One sampling run. `seconds` is the wall-clock time of the whole run, `peak_memory` bytes (None off CUDA).
+
+    `prompt` and `node` are the ids of the queued prompt and of the sampler node that ComfyUI is executing; they fill
+    themselves in and are empty outside a ComfyUI server.
+    """
 
     technique: str
     model: str
@@ -42,6 +53,8 @@ class RunRecord:
     seconds: float = 0.0
     peak_memory: int | None = None
     completed: bool = False
+    prompt: str = field(default_factory=lambda: _executing("prompt_id"))
+    node: str = field(default_factory=lambda: _executing("node_id"))
 
     @property
     def full(self) -> int:
@@ -55,12 +68,26 @@ class RunRecord:
 
     @property
     def seconds_saved(self) -> float:
-        """Measured: what the skipped calls would have cost at the median full call, less what they did cost."""
+        """Measured: what the skipped calls would have cost at the median full call, less what they did cost.
+
+        Negative where skipping cost more than it saved.
+        """
+        median = self.median_full
+        return sum(median - step.seconds for step in self.steps if not step.full) if median else 0.0
+
+    @property
+    def median_full(self) -> float:
+        """Seconds of the median call of the whole model, 0 without one.
+
+        Of two middle ones the faster, so that a slow first call (warm-up) beside one other never inflates the saving.
+        """
         full = sorted(step.seconds for step in self.steps if step.full)
-        if not full:
-            return 0.0
-        median = full[len(full) // 2]
-        return sum(median - step.seconds for step in self.steps if not step.full)
+        return full[(len(full) - 1) // 2] if full else 0.0
+
+    @property
+    def speedup(self) -> float:
+        """Estimated time without skipping over the time that was needed; 1 where nothing was measured."""
+        return (self.seconds + self.seconds_saved) / self.seconds if self.seconds > 0 else 1.0
 
     def summary(self) -> str:
         """Return the one line that is logged at the end of a run."""
@@ -81,6 +108,10 @@ class RunLog:
         """Keep `run` and log its summary line."""
         self._runs.append(run)
         LOG.info(run.summary())
+
+    def latest(self, most: int = 3) -> list[RunRecord]:
+        """Return up to `most` runs of the newest queued prompt, oldest first (one for each sampler that ran in it)."""
+        return [run for run in self._runs if run.prompt == self._runs[-1].prompt][-most:]
 
     def __iter__(self) -> Iterator[RunRecord]:
         return iter(self._runs)
