@@ -32,7 +32,9 @@ def _python(session: nox.Session) -> str:
     stamp = ENVIRONMENT / "installed.txt"
     comfy_requirements = comfyui_tree(REFERENCE, CACHE) / "requirements.txt"
     own_requirements = [ROOT / "requirements.txt", ROOT / "dev" / "requirements.txt"]
-    wanted = "\n".join([*TORCH, *(path.read_text(encoding="utf-8") for path in [comfy_requirements, *own_requirements])])
+    wanted = "\n".join(
+        [*TORCH, *(path.read_text(encoding="utf-8") for path in [comfy_requirements, *own_requirements])]
+    )
     digest = hashlib.sha256(wanted.encode()).hexdigest()
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != digest:
         session.log("first run: installing torch and ComfyUI's requirements (about 3 GB, some minutes)")
@@ -44,9 +46,11 @@ def _python(session: nox.Session) -> str:
     return str(python)
 
 
-def _run(session: nox.Session, *arguments: str, comfyui: str = REFERENCE) -> None:
-    environment = {"COMFYUI_PATH": str(comfyui_tree(comfyui, CACHE)), "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
-    session.run(_python(session), *arguments, env=environment)
+def _run(session: nox.Session, *arguments: str, comfyui: str = REFERENCE, **options: float) -> None:
+    """Run `python ARGUMENTS` of the shared environment in the repository's root."""
+    # The root stays out of PYTHONPATH: our `nodes` folder would hide ComfyUI's nodes.py. `-m` finds it by itself.
+    environment = {"COMFYUI_PATH": str(comfyui_tree(comfyui, CACHE)), "PYTHONUTF8": "1"}
+    session.run(_python(session), *arguments, env=environment, **options)
 
 
 @nox.session
@@ -54,3 +58,41 @@ def setup(session: nox.Session) -> None:
     """Install the environment and unpack both ComfyUI versions, and do nothing else."""
     _python(session)
     comfyui_tree(FLOOR, CACHE)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting of everything."""
+    _run(session, "-m", "ruff", "check", ".")
+    _run(session, "-m", "ruff", "format", "--check", ".")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Lint, every test on the reference ComfyUI, then what touches ComfyUI on the oldest one we support."""
+    lint(session)
+    _run(session, "-m", "pytest", *session.posargs)
+    if not session.posargs:
+        _run(session, "-m", "pytest", "tests/contract", "tests/numerics", "tests/host", comfyui=FLOOR)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Paint with the tiny model, stock and accelerated, and compare; pictures land in demo/out/."""
+    _run(session, "-m", "demo.run", *session.posargs)
+
+
+@nox.session
+def comfy(session: nox.Session) -> None:
+    """Serve ComfyUI with the pack, the tiny model and the workflows for a person, until Ctrl+C."""
+    _run(session, "-m", "dev.server", *session.posargs, interrupt_timeout=15, terminate_timeout=15)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run one benchmark: `python -m nox -s bench -- NAME [options]`."""
+    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+    if not session.posargs or session.posargs[0] not in names:
+        session.error(f"name a benchmark after --, one of: {', '.join(names)}")
+    name, *options = session.posargs
+    _run(session, "-m", f"benchmarks.{name}", *options)

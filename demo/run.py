@@ -1,0 +1,99 @@
+"""`python -m nox -s demo`: paint four pictures with the stock graph and again with Velocity Forecast, and compare.
+
+A real ComfyUI runs on the CPU with a tiny trained FLUX model. Pictures and report are written to `demo/out/`.
+"""
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from acceleration.quality import psnr_each
+from demo.graph import painting, with_report
+from demo.pictures import enlarged_row, load
+from dev.server import ComfyServer
+
+OUT = Path(__file__).parent / "out"
+TECHNIQUE = {"VelocityForecast": {"preset": "balanced"}}
+PICTURES = (  # prompt, seed
+    ("a large red circle at the left on a blue background", 2),
+    ("a large yellow ring at the center on a purple background", 5),
+    ("a large white circle at the right on a black background", 1),
+    ("a large orange square at the top on a green background", 3),
+)
+SUMMARY = re.compile(r"Velocity Forecast: (\d+) model calls, (\d+) full, (\d+) skipped")
+
+
+@dataclass
+class Series:
+    """The four pictures painted one way: model calls and skipped calls per picture, seconds of ComfyUI in all."""
+
+    images: list[torch.Tensor] = field(default_factory=list)
+    full: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def paint(server: ComfyServer, nodes: dict[str, dict]) -> Series:
+    """Return the pictures painted with `nodes` between loader and sampler."""
+    series = Series()
+    for prompt, seed in PICTURES:
+        graph = painting(prompt, seed, nodes)
+        seen = len(SUMMARY.findall(server.log_text()))
+        result = server.run(graph)
+        series.images.append(load(result.images[0]))
+        series.seconds += result.seconds
+        calls = SUMMARY.findall(server.log_text())[seen:]
+        series.full.append(int(calls[0][1]) if calls else graph["sampler"]["inputs"]["steps"])
+        series.skipped.append(int(calls[0][2]) if calls else 0)
+        if bool(calls) != bool(nodes):
+            raise RuntimeError(f"expected a summary line of the technique only where it is used, the log says {calls}")
+    return series
+
+
+def report(server: ComfyServer) -> tuple[Path, str]:
+    """Return the Speed Report's picture and text on the first picture."""
+    prompt, seed = PICTURES[0]
+    model = [list(TECHNIQUE)[-1], 0]
+    graph = with_report(painting(prompt, seed), painting(prompt, seed, TECHNIQUE), model)
+    result = server.run(graph)
+    picture = next(path for path in result.images if path.name.startswith("report"))
+    return picture, "\n".join(result.texts)
+
+
+def table(stock: Series, fast: Series, quality: list[float]) -> str:
+    """Return the comparison as text."""
+    lines = [f"{'':<20}{'seconds':>9}{'full':>7}{'skipped':>9}   PSNR against the stock graph, dB"]
+    lines.append(f"{'stock graph':<20}{stock.seconds:>9.2f}{sum(stock.full):>7}{sum(stock.skipped):>9}")
+    lines.append(
+        f"{'Velocity Forecast':<20}{fast.seconds:>9.2f}{sum(fast.full):>7}{sum(fast.skipped):>9}"
+        f"   {', '.join(f'{value:.1f}' for value in quality)}"
+    )
+    calls = sum(stock.full) / sum(fast.full)
+    lines.append(f"{calls:.2f}x fewer model calls, {stock.seconds / fast.seconds:.2f}x faster, same seeds")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the demo and write its files."""
+    OUT.mkdir(exist_ok=True)
+    start = time.monotonic()
+    print("starting ComfyUI with the tiny model ...", flush=True)
+    with ComfyServer() as server:
+        for nodes in ({}, TECHNIQUE):  # the first runs load the model and import what is imported late
+            server.run(painting(PICTURES[0][0], seed=0, nodes=nodes))
+        stock, fast = paint(server, {}), paint(server, TECHNIQUE)
+        picture, text = report(server)
+        (OUT / "report.png").write_bytes(picture.read_bytes())
+    enlarged_row(stock.images).save(OUT / "baseline.png")
+    enlarged_row(fast.images).save(OUT / "accelerated.png")
+    quality = psnr_each(torch.stack(stock.images), torch.stack(fast.images))
+    print(f"\nSpeed Report on the first picture:\n{text}\n\n{len(PICTURES)} pictures, 28 Euler steps each, on the CPU:")
+    print(table(stock, fast, quality))
+    print(f"\nbaseline.png, accelerated.png and report.png are in {OUT} ({time.monotonic() - start:.0f} s in all)")
+
+
+if __name__ == "__main__":
+    main()
