@@ -93,7 +93,7 @@ def has_metric(run: RunRecord) -> bool:
 
 
 def draw_metric(ax: "Axes", run: RunRecord) -> bool:
-    """Draw what was compared with its limit at each call; return whether some of it was not a finite number (drawn as a cross)."""
+    """Draw what was compared with its limit at each call, a cross where it was not finite; return if there was one."""
     decided = [(call, step) for call, step in enumerate(run.steps, start=1) if step.metric is not None]
     finite = [(call, step) for call, step in decided if math.isfinite(step.metric)]
     limits = [step.limit if step.limit is not None else math.nan for step in run.steps]

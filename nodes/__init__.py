@@ -8,4 +8,6 @@ class VelocityExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class; importing them here keeps the import of the pack itself cheap."""
-        return []
+        from .speed_report import VelocitySpeedReport
+
+        return [VelocitySpeedReport]
