@@ -3,6 +3,7 @@
 Drawn with matplotlib's object interface only: no pyplot, no backend switch, no global setting.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def draw_speed_chart(
     quality = measure(reference, result) if quality is None else quality
     shown = list(runs)[-MOST_RUNS:]
     pictures = 26 + picture_size(reference)[1] + 18 if reference is not None else 0
-    height = sum(_height(run) for run in shown) + (52 if quality else 0) + pictures
+    height = math.ceil(sum(_height(run) for run in shown) + (52 if quality else 0) + pictures)
     # 128 dots an inch is a power of two: lengths in inches come out as whole pixels.
     figure = Figure(figsize=(WIDTH / 128, height / 128), dpi=128 * width / WIDTH, facecolor=GROUND)
     canvas = FigureCanvasAgg(figure)
