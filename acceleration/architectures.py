@@ -1,4 +1,4 @@
-"""Where the blocks of each diffusion transformer are: data, not code. Classes are named by strings, nothing is imported.
+"""Where the blocks of each diffusion transformer are: data, not code. Classes are strings, nothing is imported.
 
 Source: the models under comfy/ldm of ComfyUI 0.30.0. A model is found through its base classes, so a subclass needs a
 row of its own only where it differs. `tests/numerics/test_architectures.py` runs each row on a tiny model.
@@ -30,29 +30,135 @@ class Stack:
 class Architecture:
     """One diffusion transformer of ComfyUI core.
 
-    `tail_residual` is False where replacing the blocks behind the first one by a stored residual would be wrong, as
-    they do more than change their streams; measuring the first block and stopping there works for all.
+    `covers` names variants that a person would look for. `tail_residual` is False where replacing the blocks behind
+    the first one by a stored residual would be wrong, as they do more than change their streams; measuring the first
+    block and stopping there works for all.
     """
 
     name: str
     model_class: str
     stacks: tuple[Stack, ...]
     tail_residual: bool = True
+    covers: str = ""
 
 
 _DOUBLE = Stack("double_blocks", ("img", "txt"))
 _SINGLE = Stack("single_blocks", ("x",))
+# The diffusers naming: picture and text, and the text comes out first.
+_TEXT_FIRST = ("encoder_hidden_states", "hidden_states")
+_PICTURE_FIRST = ("hidden_states", "encoder_hidden_states")
 
+# fmt: off
 ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture("Flux", "comfy.ldm.flux.model.Flux", (_DOUBLE, _SINGLE)),
-    Architecture("Wan", "comfy.ldm.wan.model.WanModel", (Stack("blocks", ("x",)),)),
+    Architecture("Flux", "comfy.ldm.flux.model.Flux", (_DOUBLE, _SINGLE), covers="1, 2, Kontext, LongCat, Ovis"),
+    Architecture("Chroma", "comfy.ldm.chroma.model.Chroma", (_DOUBLE, _SINGLE), covers="Radiance"),
     Architecture(
-        "Qwen-Image",
-        "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",
-        (Stack("transformer_blocks", ("encoder_hidden_states", "hidden_states"), probe="hidden_states"),),
+        "Wan", "comfy.ldm.wan.model.WanModel", (Stack("blocks", ("x",)),),
+        covers="2.1, 2.2, VACE, Camera, S2V, HuMo, Animate, SCAIL, WanDancer, causal",
+    ),
+    Architecture("HunyuanVideo", "comfy.ldm.hunyuan_video.model.HunyuanVideo", (_DOUBLE, _SINGLE), covers="1.5"),
+    Architecture("LTX-Video", "comfy.ldm.lightricks.model.LTXVModel", (Stack("transformer_blocks", ("x",)),)),
+    # The one stream is a pair: (video, audio).
+    Architecture("LTX-2", "comfy.ldm.lightricks.av_model.LTXAVModel", (Stack("transformer_blocks", ("x",)),)),
+    Architecture(
+        "Qwen-Image", "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",
+        (Stack("transformer_blocks", _TEXT_FIRST, probe="hidden_states"),),
+    ),
+    Architecture(
+        "Stable Diffusion 3", "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",
+        (Stack("joint_blocks", ("context", "x"), probe="x"),), covers="3.5",
+    ),
+    Architecture(
+        "Lumina 2", "comfy.ldm.lumina.model.NextDiT", (Stack("layers", ("x",)),), covers="Z-Image, pixel space",
+    ),
+    Architecture(
+        "HiDream-I1", "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",
+        (Stack("double_stream_blocks", ("image_tokens", "text_tokens")),
+         Stack("single_stream_blocks", ("image_tokens",))),
+    ),
+    # The model collects each block's keys and values (the second output) for the steps to come.
+    Architecture(
+        "HiDream-O1", "comfy.ldm.hidream_o1.model.HiDreamO1Transformer",
+        (Stack("language_model.layers", ("x", "")),), tail_residual=False,
+    ),
+    Architecture("Cosmos", "comfy.ldm.cosmos.model.GeneralDIT", (Stack("blocks", ("x",)),)),
+    Architecture(
+        "Cosmos-Predict2", "comfy.ldm.cosmos.predict2.MiniTrainDIT", (Stack("blocks", ("x_B_T_H_W_D",)),),
+        covers="Anima",
+    ),
+    Architecture(
+        "Mochi", "comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint", (Stack("blocks", ("x", "y")),),
+    ),
+    Architecture(
+        "AuraFlow", "comfy.ldm.aura.mmdit.MMDiT",
+        (Stack("double_layers", ("c", "x"), probe="x"), Stack("single_layers", ("cx",))),
+    ),
+    Architecture("PixArt", "comfy.ldm.pixart.pixartms.PixArtMS", (Stack("blocks", ("x",)),), covers="Alpha, Sigma"),
+    Architecture(
+        "CogVideoX", "comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel", (Stack("blocks", _PICTURE_FIRST),),
+    ),
+    Architecture("Hunyuan-DiT", "comfy.ldm.hydit.models.HunYuanDiT", (Stack("blocks", ("x",)),)),
+    Architecture("Hunyuan3D 2", "comfy.ldm.hunyuan3d.model.Hunyuan3Dv2", (_DOUBLE, _SINGLE)),
+    Architecture(
+        "Hunyuan3D 2.1", "comfy.ldm.hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain", (Stack("blocks", ("hidden_states",)),),
+    ),
+    Architecture("MiniMax H3", "comfy.ldm.minimax.model.MiniMaxH3Model", (Stack("blocks", ("x",)),)),
+    Architecture(
+        "OmniGen2", "comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel", (Stack("layers", ("hidden_states",)),),
+    ),
+    Architecture(
+        "Boogu", "comfy.ldm.boogu.model.BooguTransformer2DModel",
+        (Stack("double_stream_layers", ("img_hidden_states", "instruct_hidden_states")),
+         Stack("single_stream_layers", ("hidden_states",))),
+    ),
+    Architecture("ERNIE-Image", "comfy.ldm.ernie.model.ErnieImageModel", (Stack("layers", ("x",)),)),
+    Architecture("Ideogram 4", "comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel", (Stack("layers", ("x",)),)),
+    Architecture(
+        "JoyImage", "comfy.ldm.joyimage.model.JoyImageTransformer3DModel", (Stack("double_blocks", _PICTURE_FIRST),),
+    ),
+    Architecture(
+        "Kandinsky 5", "comfy.ldm.kandinsky5.model.Kandinsky5",
+        (Stack("visual_transformer_blocks", ("visual_embed",)),),
+    ),
+    Architecture("Krea 2", "comfy.ldm.krea2.model.SingleStreamDiT", (Stack("blocks", ("x",)),)),
+    Architecture(
+        "Lens", "comfy.ldm.lens.model.LensTransformer2DModel",
+        (Stack("transformer_blocks", _TEXT_FIRST, probe="hidden_states"),),
+    ),
+    Architecture(
+        "Mage-Flow", "comfy.ldm.mage_flow.model.MageFlowTransformer2DModel",
+        (Stack("transformer_blocks", _TEXT_FIRST, probe="hidden_states"),),
+    ),
+    Architecture(
+        "PixelDiT", "comfy.ldm.pixeldit.model.PixDiT_T2I",
+        (Stack("patch_blocks", ("x", "y")), Stack("pixel_blocks", ("x",))), covers="PiD",
+    ),
+    # The shapes pass through unchanged, so their residual is zero.
+    Architecture(
+        "SeedVR2", "comfy.ldm.seedvr.model.NaDiT", (Stack("blocks", ("vid", "txt", "vid_shape", "txt_shape")),),
+    ),
+    Architecture("TripoSplat", "comfy.ldm.triposplat.model.LatentSeqMMFlowModel", (Stack("blocks", ("x",)),)),
+    Architecture(
+        "ACE-Step", "comfy.ldm.ace.model.ACEStepTransformer2DModel", (Stack("transformer_blocks", ("hidden_states",)),),
+    ),
+    Architecture(
+        "ACE-Step 1.5", "comfy.ldm.ace.ace_step15.AceStepConditionGenerationModel",
+        (Stack("decoder.layers", ("hidden_states",)),),
+    ),
+    Architecture(
+        "Stable Audio", "comfy.ldm.audio.dit.AudioDiffusionTransformer", (Stack("transformer.layers", ("x",)),),
     ),
 )
+# fmt: on
 
-EXCEPTIONS: dict[str, str] = {}
-
+# Without one list of equal blocks, but with a first block that core lets us see: `unet_blocks.py`.
 UNETS: tuple[str, ...] = ("comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel",)
+
+# Models of core that First Block Cache does not take, and why.
+EXCEPTIONS: dict[str, str] = {
+    "comfy.ldm.cascade.stage_b.StageB": "Stable Cascade is a UNet of its own, without one list of equal blocks",
+    "comfy.ldm.cascade.stage_c.StageC": "Stable Cascade is a UNet of its own, without one list of equal blocks",
+    "comfy.ldm.rt_detr.rtdetr_v4.RTv4": "detects objects in one call, there are no steps to skip",
+    "comfy.ldm.depth_anything_3.model.DepthAnything3Net": "estimates depth in one call, there are no steps to skip",
+    "comfy.ldm.sam3.detector.SAM3Model": "segments in one call, there are no steps to skip",
+}

@@ -6,6 +6,8 @@ and other packs keep working. Invariants: whatever happens inside, the model's o
 that only runs each call gets bit-identical results.
 
 Blocks may add to their inputs in place (Flux, LTX), so clone a stream before `run` to compare it with the output.
+Open it in an APPLY_MODEL wrapper: eleven models of ComfyUI 0.30.0 (Stable Diffusion 3, Mochi, PixArt, Hunyuan-DiT,
+Hunyuan3D 2.1, OmniGen2, Boogu, ERNIE-Image, SeedVR2, ACE-Step 1.5, Stable Audio) never call DIFFUSION_MODEL wrappers.
 """
 
 import inspect
@@ -146,8 +148,9 @@ class _Slot(nn.Module):
 def visit_blocks(diffusion_model: nn.Module, visit: Visit) -> Iterator[None]:
     """While open, each block call goes to `visit`, and what that returns is the block's output.
 
-    Stacks are counted without empty ones (HunyuanVideo 1.5 has no single blocks). `visit` may raise to stop the forward. Not for two threads on one model object at a time.
-    Raises `UnsupportedModelError` for a model that is not in the table or that lacks a list the table names.
+    Stacks are counted without empty ones (HunyuanVideo 1.5 has no single blocks). `visit` may raise to stop the
+    forward. Not for two threads on one model object at a time. Raises `UnsupportedModelError` for a model that is not
+    in the table or that lacks a list the table names.
     """
     restore: list[tuple[nn.Module, str, nn.Module]] = []
     slots: list[tuple[nn.Module, str, nn.Module]] = []
@@ -176,8 +179,8 @@ def _locate(diffusion_model: nn.Module, attribute: str) -> tuple[nn.Module, str]
     except AttributeError:
         pass
     raise UnsupportedModelError(
-        f"{type(diffusion_model).__name__} has no list of blocks at {attribute!r}: this ComfyUI or another pack changed "
-        "it. Use Velocity Forecast for this model, and report this message"
+        f"{type(diffusion_model).__name__} has no list of blocks at {attribute!r}: this ComfyUI or another pack "
+        "changed it. Use Velocity Forecast for this model, and report this message"
     )
 
 
