@@ -13,6 +13,7 @@ Hunyuan3D 2.1, OmniGen2, Boogu, ERNIE-Image, SeedVR2, ACE-Step 1.5, Stable Audio
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -41,17 +42,24 @@ def architecture_of(diffusion_model: nn.Module) -> Architecture:
     )
 
 
-class BlockCall:
-    """One call of one block. `index` counts within the stack, which has `count` blocks."""
+@dataclass(frozen=True)
+class Place:
+    """Where a block stands: the `index`-th of the `count` blocks in the `stack_index`-th stack of the model."""
 
-    def __init__(self, slot: "_Slot", args: tuple, kwargs: dict[str, Any]):
-        self.stack: Stack = slot.stack
-        self.stack_index: int = slot.stack_index
-        self.index: int = slot.index
-        self.count: int = slot.count
-        self.block: nn.Module = slot.block
-        self._args = args
-        self._kwargs = kwargs
+    stack: Stack
+    stack_index: int
+    index: int
+    count: int
+
+
+class BlockCall:
+    """One call of one block. `stack`, `stack_index`, `index` and `count` are those of its `Place`."""
+
+    def __init__(self, block: nn.Module, place: Place, args: tuple, kwargs: dict[str, Any]):
+        self.block = block
+        self.stack, self.stack_index = place.stack, place.stack_index
+        self.index, self.count = place.index, place.count
+        self._args, self._kwargs = args, kwargs
 
     def run(self) -> Any:
         """Call the real block with its own arguments and return what it returns."""
@@ -128,14 +136,17 @@ Visit = Callable[[BlockCall], Any]
 class _Slot(nn.Module):
     """Stands in for one block: hands each call to the visitor, and everything else to the block."""
 
-    def __init__(self, block: nn.Module, stack: Stack, stack_index: int, index: int, count: int, visit: Visit):
+    def __init__(self, block: nn.Module, place: Place, visit: Visit):
         super().__init__()
-        self.block = block
-        self.stack, self.stack_index, self.index, self.count = stack, stack_index, index, count
-        self.visit = visit
+        self.block, self.place, self.visit = block, place, visit
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.visit(BlockCall(self, args, kwargs))
+        return self.visit(BlockCall(self.block, self.place, args, kwargs))
+
+    @property
+    def __class__(self) -> type:
+        """The block's class, so that isinstance() answers as it would for the block."""
+        return type(self._modules["block"])
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -186,7 +197,10 @@ def _locate(diffusion_model: nn.Module, attribute: str) -> tuple[nn.Module, str]
 
 def _slots(blocks: nn.Module, stack: Stack, stack_index: int, visit: Visit) -> nn.ModuleList | nn.ModuleDict:
     """Return a container like `blocks` with a slot for each block."""
+
+    def slot(index: int, block: nn.Module) -> _Slot:
+        return _Slot(block, Place(stack, stack_index, index, len(blocks)), visit)
+
     if isinstance(blocks, nn.ModuleDict):
-        items = enumerate(blocks.items())
-        return nn.ModuleDict({key: _Slot(b, stack, stack_index, i, len(blocks), visit) for i, (key, b) in items})
-    return nn.ModuleList(_Slot(block, stack, stack_index, i, len(blocks), visit) for i, block in enumerate(blocks))
+        return nn.ModuleDict({key: slot(index, block) for index, (key, block) in enumerate(blocks.items())})
+    return nn.ModuleList(slot(index, block) for index, block in enumerate(blocks))

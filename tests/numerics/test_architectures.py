@@ -13,8 +13,11 @@ import pytest
 import torch
 from velocity_nodes.acceleration.architectures import ARCHITECTURES, EXCEPTIONS, UNETS
 from velocity_nodes.acceleration.block_stack import architecture_of, map_tensors, visit_blocks
+from velocity_nodes.acceleration.unet_blocks import is_unet, watch_first_block
 
-from .tiny_models import BUILDERS, NotInThisComfyUI, TinyModel, load_class
+from dev.compatibility import compatibility_table
+
+from .tiny_models import BUILDERS, UNET_BUILDERS, NotInThisComfyUI, TinyModel, load_class
 
 REFERENCE = tuple(int(part) for part in comfyui_version.__version__.split(".")) >= (0, 30, 0)
 BY_NAME = {row.name: row for row in ARCHITECTURES}
@@ -138,6 +141,12 @@ def test_the_tail_can_be_replaced_by_its_residual(name, tiny):
     assert fingerprint(tiny.diffusion_model) == before
 
 
+def test_the_readme_table_names_every_row_and_every_exception():
+    table = compatibility_table()
+    assert all(f"\n| {row.name} |" in table for row in ARCHITECTURES)
+    assert all(f"- `{path.rpartition('.')[2]}`: " in table for path in EXCEPTIONS)
+
+
 def test_every_row_has_a_tiny_model():
     assert {name.split(":")[0] for name in BUILDERS} == set(BY_NAME)
     assert len(BY_NAME) == len(ARCHITECTURES) == len({row.model_class for row in ARCHITECTURES})
@@ -182,3 +191,47 @@ def test_every_name_in_the_table_exists():
     for path in [*(row.model_class for row in ARCHITECTURES), *EXCEPTIONS, *UNETS]:
         assert inspect.isclass(load_class(path)), path
     assert importlib.import_module("comfy.model_base")
+
+
+@pytest.mark.parametrize("name", UNET_BUILDERS)
+def test_the_first_block_of_a_unet_can_be_measured_beside_the_patches_of_others(name):
+    tiny, order, residuals = UNET_BUILDERS[name](), [], []
+    assert is_unet(tiny.diffusion_model)
+
+    def other(h, options):
+        order.append(options["block"])
+        return h * 1.5
+
+    options = {"patches": {"input_block_patch": [other], "input_block_patch_after_skip": [other], "attn1_patch": []}}
+    stock = tiny.call(1, options)
+    watched = watch_first_block(options, residuals.append)
+    assert torch.equal(tiny.call(1, watched), stock)
+    assert options["patches"] == {
+        "input_block_patch": [other],
+        "input_block_patch_after_skip": [other],
+        "attn1_patch": [],
+    }
+    assert torch.isfinite(residuals[0]).all() and residuals[0].abs().max() > 1e-4 and len(residuals) == 1
+
+    # The same, by hooks on the two blocks: what enters block 1 (patched twice behind block 0) and what leaves it.
+    seen, blocks = [], tiny.diffusion_model.input_blocks
+    handles = [blocks[0][0].register_forward_hook(lambda _m, _i, output: seen.append(output * 1.5 * 1.5))]
+    handles.append(blocks[1][-1].register_forward_hook(lambda _m, _i, output: seen.append(output)))
+    tiny.call(1, options)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(residuals[0], seen[1] - seen[0])
+
+
+def test_the_forward_of_a_unet_can_be_stopped_behind_its_first_block():
+    tiny, seen = UNET_BUILDERS["SDXL"](), []
+    tiny.diffusion_model.input_blocks[2][0].register_forward_pre_hook(lambda *_: seen.append("block 2"))
+
+    def stop(residual):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        tiny.call(1, watch_first_block({}, stop))
+    assert not seen
+    tiny.call(1)
+    assert seen == ["block 2"]

@@ -497,4 +497,19 @@ BUILDERS: dict[str, Callable[[], TinyModel]] = {
         _inputs(1, 8, 12, context=64, global_embed=(1, 12)),
     ),
 }
+
+# UNets have no row: `unet_blocks.py` sees their first block through core's patches.
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+    "channel_mult": (1, 2), "num_heads": 2, "use_spatial_transformer": True, "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1, "context_dim": 16, "legacy": False,
+}
+UNET_CLASS = "modules.diffusionmodules.openaimodel.UNetModel"
+UNET_BUILDERS: dict[str, Callable[[], TinyModel]] = {
+    "Stable Diffusion 1.5": _model(UNET_CLASS, UNET, _inputs(1, 4, 8, 8, t=500.0)),
+    "SDXL": _model(
+        UNET_CLASS, {**UNET, "num_classes": "sequential", "adm_in_channels": 12},
+        _inputs(1, 4, 8, 8, t=500.0, y=(1, 12)),
+    ),
+}
 # fmt: on
