@@ -9,5 +9,6 @@ class VelocityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class; importing them here keeps the import of the pack itself cheap."""
         from .speed_report import VelocitySpeedReport
+        from .velocity_forecast import VelocityForecast
 
-        return [VelocitySpeedReport]
+        return [VelocityForecast, VelocitySpeedReport]

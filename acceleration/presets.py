@@ -1,0 +1,35 @@
+"""What `faithful`, `balanced` and `draft` mean: one table, measured by `benchmarks/cache.py`.
+
+`ANY` is the row for every architecture without one of its own; the others are keyed by the class name of the diffusion
+model ("Flux", "WanModel").
+"""
+
+from typing import TypeVar
+
+from .velocity_forecast import ForecastConfig
+
+ANY = "any"
+NAMES = ("faithful", "balanced", "draft", "custom")
+
+FORECAST: dict[str, dict[str, ForecastConfig]] = {
+    ANY: {
+        "faithful": ForecastConfig(tolerance=0.2),
+        "balanced": ForecastConfig(tolerance=0.5),
+        "draft": ForecastConfig(tolerance=1.2),
+    },
+}
+
+Config = TypeVar("Config")
+
+
+def resolve(table: dict[str, dict[str, Config]], architecture: str, preset: str, custom: Config) -> Config:
+    """Return the configuration of `preset` for `architecture`; `custom` itself when that is the preset.
+
+    Raises `ValueError` for a preset that is not in the table.
+    """
+    if preset == "custom":
+        return custom
+    row = {**table[ANY], **table.get(architecture, {})}
+    if preset not in row:
+        raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(NAMES)}")
+    return row[preset]
