@@ -14,16 +14,23 @@ class Stack:
     `attribute` is its dotted path below the diffusion model. `streams` names the parameters of the block's forward that
     its output carries on, in the order of the output; a single name means that the output as a whole is the stream, an
     empty name marks an output that is no stream. `probe` is the stream that First Block Cache measures ("": the first).
+    `batch_dim` is the dimension of the streams in which the samples of a batch lie, each as long as the others.
     """
 
     attribute: str
     streams: tuple[str, ...]
     probe: str = ""
+    batch_dim: int = 0
 
     @property
     def carried(self) -> tuple[str, ...]:
         """The names of the streams, without the outputs that are none."""
         return tuple(name for name in self.streams if name)
+
+    @property
+    def measured(self) -> str:
+        """The name of the stream that First Block Cache measures."""
+        return self.probe or self.carried[0]
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "HiDream-O1", "comfy.ldm.hidream_o1.model.HiDreamO1Transformer",
         (Stack("language_model.layers", ("x", "")),), tail_residual=False,
     ),
-    Architecture("Cosmos", "comfy.ldm.cosmos.model.GeneralDIT", (Stack("blocks", ("x",)),)),
+    # Time, height, width, batch, channels.
+    Architecture("Cosmos", "comfy.ldm.cosmos.model.GeneralDIT", (Stack("blocks", ("x",), batch_dim=3),)),
     Architecture(
         "Cosmos-Predict2", "comfy.ldm.cosmos.predict2.MiniTrainDIT", (Stack("blocks", ("x_B_T_H_W_D",)),),
         covers="Anima",

@@ -61,18 +61,16 @@ class BlockCall:
         self.index, self.count = place.index, place.count
         self._args, self._kwargs = args, kwargs
 
-    def run(self) -> Any:
-        """Call the real block with its own arguments and return what it returns."""
-        return self.block(*self._args, **self._kwargs)
+    def run(self, block: Callable[..., Any] | None = None) -> Any:
+        """Call the block, or `block` in its place (a compiled one), with its own arguments; return what it returns."""
+        return (block or self.block)(*self._args, **self._kwargs)
 
     def streams(self) -> dict[str, Any]:
         """Return the streams that enter the block: a tensor, a nested tuple or list of tensors, or None each.
 
         They are the tensors themselves, not copies. Raises `UnsupportedModelError` when the block takes no such input.
         """
-        # A compiled block hides the signature of the real one.
-        signature = inspect.signature(getattr(self.block, "_orig_mod", self.block).forward)
-        values, variadic = _bind(signature, self._args, self._kwargs)
+        values, variadic = _bind(inspect.signature(_innermost(self.block).forward), self._args, self._kwargs)
         names = self.stack.carried
         if variadic and names[0] not in values:  # forward(*args): inputs come in the order of the outputs
             values.update(zip(names, variadic, strict=False))
@@ -95,6 +93,17 @@ class BlockCall:
         if len(self.stack.streams) == 1:
             return streams[self.stack.streams[0]]
         return tuple(streams[name] if name else None for name in self.stack.streams)
+
+
+def _innermost(block: nn.Module) -> nn.Module:
+    """Return the real block, whose signature a slot of another technique or `torch.compile` around it hides."""
+    while True:
+        if type(block) is _Slot:
+            block = block.block
+        elif "_orig_mod" in block._modules:
+            block = block._modules["_orig_mod"]
+        else:
+            return block
 
 
 def _bind(signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]) -> tuple[dict[str, Any], tuple]:

@@ -23,6 +23,12 @@ REFERENCE = tuple(int(part) for part in comfyui_version.__version__.split(".")) 
 BY_NAME = {row.name: row for row in ARCHITECTURES}
 TAIL = [name for name in BUILDERS if BY_NAME[name.split(":")[0]].tail_residual]
 
+ONE_SAMPLE = {
+    "MiniMax H3": "raises for a batch",
+    "Hunyuan3D 2.1": "takes pairs of conditions only",
+    "ACE-Step 1.5": "core gives the reference audio of all samples to the first one",
+}
+
 
 @pytest.fixture
 def tiny(request) -> TinyModel:
@@ -48,7 +54,7 @@ class Probe:
 
     def __call__(self, call):
         assert (call.stack_index, call.index) == (0, 0)
-        name = call.stack.probe or call.stack.carried[0]
+        name = call.stack.measured
         before = map_tensors(torch.clone, call.streams()[name])
         self.residual = map_tensors(torch.sub, call.unpack(call.run())[name], before)
         raise Stopped
@@ -89,25 +95,26 @@ def fingerprint(model: torch.nn.Module) -> list:
     return [modules, list(model.state_dict())]
 
 
-def visited(tiny: TinyModel, visitor, seed: int):
+def visited(tiny: TinyModel, visitor, *seeds: int):
     with visit_blocks(tiny.diffusion_model, visitor):
-        return tiny.call(seed)
+        return tiny.call(*seeds)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_watching_changes_nothing(name, tiny):
-    stock = tiny.call(1)
-    assert torch.isfinite(flat(stock)).all() and flat(stock).std() > 1e-3
+    tiny.call(2)  # some models set attributes in their first call
     before, seen = fingerprint(tiny.diffusion_model), []
 
     def watch(call):
         seen.append((call.stack_index, call.index))
         return call.run()
 
-    assert torch.equal(flat(visited(tiny, watch, 1)), flat(stock))
+    watched = flat(visited(tiny, watch, 1))
+    assert fingerprint(tiny.diffusion_model) == before
+    assert torch.equal(watched, flat(tiny.call(1)))
+    assert torch.isfinite(watched).all() and watched.std() > 1e-3
     assert architecture_of(tiny.diffusion_model) is BY_NAME[name.split(":")[0]]
     assert len(set(seen)) == len(seen) >= 3 and seen == sorted(seen)
-    assert fingerprint(tiny.diffusion_model) == before
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -119,6 +126,21 @@ def test_the_first_block_can_be_measured_and_the_rest_left_out(name, tiny):
     assert torch.isfinite(flat(probe.residual)).all() and flat(probe.residual).abs().max() > 1e-4
     assert fingerprint(tiny.diffusion_model) == before
     assert torch.equal(flat(tiny.call(1)), flat(stock))
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ONE_SAMPLE])
+def test_the_samples_of_a_batch_can_be_told_apart(name, tiny):
+    """What the first block adds to a batch is what it adds to each sample, side by side in `batch_dim`."""
+    measured = []
+    for seeds in [(1,), (2,), (1, 2)]:
+        probe = Probe()
+        with pytest.raises(Stopped):
+            visited(tiny, probe, *seeds)
+        measured.append(probe.residual)
+    batch_dim = BY_NAME[name.split(":")[0]].stacks[0].batch_dim
+    for sample in (0, 1):
+        own = map_tensors(lambda residual, i=sample: residual.chunk(2, batch_dim)[i], measured[2])
+        torch.testing.assert_close(flat(own), flat(measured[sample]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", TAIL)
@@ -203,9 +225,9 @@ def test_the_first_block_of_a_unet_can_be_measured_beside_the_patches_of_others(
         return h * 1.5
 
     options = {"patches": {"input_block_patch": [other], "input_block_patch_after_skip": [other], "attn1_patch": []}}
-    stock = tiny.call(1, options)
+    stock = tiny.call(1, transformer_options=options)
     watched = watch_first_block(options, residuals.append)
-    assert torch.equal(tiny.call(1, watched), stock)
+    assert torch.equal(tiny.call(1, transformer_options=watched), stock)
     assert options["patches"] == {
         "input_block_patch": [other],
         "input_block_patch_after_skip": [other],
@@ -217,7 +239,7 @@ def test_the_first_block_of_a_unet_can_be_measured_beside_the_patches_of_others(
     seen, blocks = [], tiny.diffusion_model.input_blocks
     handles = [blocks[0][0].register_forward_hook(lambda _m, _i, output: seen.append(output * 1.5 * 1.5))]
     handles.append(blocks[1][-1].register_forward_hook(lambda _m, _i, output: seen.append(output)))
-    tiny.call(1, options)
+    tiny.call(1, transformer_options=options)
     for handle in handles:
         handle.remove()
     torch.testing.assert_close(residuals[0], seen[1] - seen[0])
@@ -231,7 +253,7 @@ def test_the_forward_of_a_unet_can_be_stopped_behind_its_first_block():
         raise Stopped
 
     with pytest.raises(Stopped):
-        tiny.call(1, watch_first_block({}, stop))
+        tiny.call(1, transformer_options=watch_first_block({}, stop))
     assert not seen
     tiny.call(1)
     assert seen == ["block 2"]

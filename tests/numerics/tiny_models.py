@@ -68,9 +68,9 @@ class TinyModel:
                 after(self.diffusion_model)
         self.diffusion_model.requires_grad_(False).eval()
 
-    def call(self, seed: int, transformer_options: dict | None = None) -> Any:
-        """Run one forward with inputs drawn from `seed`, the way `BaseModel._apply_model` calls it."""
-        arguments = self.inputs(Draw(seed))
+    def call(self, *seeds: int, transformer_options: dict | None = None) -> Any:
+        """Run one forward, the way `BaseModel._apply_model` calls it, with a batch of one sample for each seed."""
+        arguments = _batch([self.inputs(Draw(seed)) for seed in seeds])
         x, t = arguments.pop("x"), arguments.pop("t")
         options = {"cond_or_uncond": [0], **(transformer_options or {})}
         arguments = {"context": None, "control": None, **arguments}
@@ -88,6 +88,18 @@ def _randomize(model: torch.nn.Module) -> None:
         else:
             value = 0.1 * value + (1.0 if name.endswith("weight") or name.endswith("scale") else 0.0)
         parameter.copy_(value)
+
+
+def _batch(samples: list[Any]) -> Any:
+    """Stack tensors along their first dimension, also inside dicts, tuples and lists; keep what is no tensor."""
+    first = samples[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(samples)
+    if isinstance(first, dict):
+        return {key: _batch([sample[key] for sample in samples]) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(_batch(list(items)) for items in zip(*samples, strict=True))
+    return first
 
 
 def _t(value: float = 0.7, batch: int = 1) -> torch.Tensor:
@@ -180,7 +192,8 @@ def _o1_inputs(draw: Draw) -> dict[str, Any]:
     from comfy.ldm.hidream_o1.model import TMS_TOKEN_ID
 
     positions = torch.arange(10).expand(1, 3, 10)
-    ids = torch.tensor([[1, 2, 3, 4, 5, TMS_TOKEN_ID]])
+    # Another prompt for each seed: the model keeps keys and values of the last two.
+    ids = torch.cat([torch.randint(1, 50, (1, 5), generator=draw.generator), torch.tensor([[TMS_TOKEN_ID]])], dim=1)
     return {"x": draw(1, 3, 64, 64), "t": _t(700.0), "input_ids": ids, "position_ids": positions, "ar_len": 5}
 
 
@@ -206,6 +219,12 @@ def _model(model_class: str, config: dict, inputs: Inputs, **others: Any) -> Cal
 
 BUILDERS: dict[str, Callable[[], TinyModel]] = {
     "Flux": _model("flux.model.Flux", FLUX, FLUX_INPUTS),
+    "Flux: ControlNet": _model(
+        "flux.model.Flux", FLUX,
+        lambda draw: {
+            **FLUX_INPUTS(draw), "control": {key: [draw(1, 16, 32) for _ in range(3)] for key in ("input", "output")},
+        },
+    ),
     "Flux: 2": _model("flux.model.Flux", FLUX_2, FLUX_INPUTS),
     "Chroma": _model("chroma.model.Chroma", CHROMA, FLUX_INPUTS),
     "Chroma: Radiance": _model(
@@ -249,7 +268,7 @@ BUILDERS: dict[str, Callable[[], TinyModel]] = {
     ),
     "HunyuanVideo": _model(
         "hunyuan_video.model.HunyuanVideo", HUNYUAN_VIDEO,
-        _inputs(1, 4, 2, 8, 8, y=(1, 12), guidance=_t(6.0), attention_mask=torch.tensor([[1, 1, 1, 1, 0]])),
+        _inputs(1, 4, 2, 8, 8, y=(1, 12), guidance=_t(6.0)),
     ),
     "HunyuanVideo: 1.5": _model(
         "hunyuan_video.model.HunyuanVideo", HUNYUAN_VIDEO_15,

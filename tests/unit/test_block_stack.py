@@ -81,7 +81,7 @@ def test_a_block_that_another_pack_replaces_is_still_seen():
         return {"img": out["img"] * 2, "txt": out["txt"]}
 
     options = {"patches_replace": {"dit": {("double_block", 0): doubled}}}
-    stock = tiny.call(1, options)
+    stock = tiny.call(1, transformer_options=options)
     assert not torch.equal(stock, tiny.call(1))
 
     def watch(call):
@@ -89,7 +89,7 @@ def test_a_block_that_another_pack_replaces_is_still_seen():
         return call.run()
 
     with visit_blocks(tiny.diffusion_model, watch):
-        assert torch.equal(tiny.call(1, options), stock)
+        assert torch.equal(tiny.call(1, transformer_options=options), stock)
     assert seen == [(0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 3), (1, 1, 3), (1, 2, 3)]
 
 
@@ -113,20 +113,26 @@ def test_two_models_at_once_do_not_mix():
 
 
 def test_two_techniques_on_one_model_both_see_each_block():
-    """The outer slots stand behind the inner ones, as Compile Model+ and a cache do."""
-    tiny, seen = BUILDERS["Flux"](), []
+    """The slots opened first stand behind those opened last. Mochi passes another argument between its streams."""
+    tiny, seen = BUILDERS["Mochi"](), []
 
     def note(name):
         def visit(call):
-            seen.append((name, call.index, sorted(call.streams())))
+            seen.append((name, call.index, *(tensor.shape for tensor in call.streams().values())))
             return call.run()
 
         return visit
 
     stock = tiny.call(1)
-    with visit_blocks(tiny.diffusion_model, note("outer")), visit_blocks(tiny.diffusion_model, note("inner")):
+    with visit_blocks(tiny.diffusion_model, note("first")), visit_blocks(tiny.diffusion_model, note("last")):
         assert torch.equal(tiny.call(1), stock)
-    assert seen[:2] == [("inner", 0, ["img", "txt"]), ("outer", 0, ["img", "txt"])] and len(seen) == 12
+    assert seen[:2] == [("last", 0, (1, 32, 32), (1, 5, 16)), ("first", 0, (1, 32, 32), (1, 5, 16))]
+    assert len(seen) == 6
+
+
+def test_another_block_can_run_in_place_of_the_real_one():
+    call = stack_call(Stack("s", ("txt", "img")), Pair(), 1, txt=2)
+    assert call.run(lambda img, txt: (txt * 10, img * 10)) == (20, 10)
 
 
 @pytest.mark.parametrize("positional", [True, False])
