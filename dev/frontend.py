@@ -21,6 +21,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
 )
+COMPLAINTS = ("[data-testid=error-overlay]", ".p-toast-message-error", "[role=dialog]", "[role=alertdialog]")
 READY = "() => window.app?.graph && window.app.extensionManager && document.querySelector('#graph-canvas')"
 
 
@@ -30,7 +31,7 @@ def find_browser() -> str | None:
 
 
 class Frontend:
-    """One page with ComfyUI's frontend. `problems` collects uncaught script errors; toasts are asked for."""
+    """One page with ComfyUI's frontend. `problems` collects uncaught script errors; the screen is asked."""
 
     def __init__(self, page: "Page") -> None:
         self.page = page
@@ -38,7 +39,9 @@ class Frontend:
         page.on("pageerror", lambda error: self.problems.append(str(error)))
 
     def load(self, workflow: Path) -> None:
-        """Open a workflow file (UI or API format) the way a user does: through the file input."""
+        """Open a workflow file (UI format) the way a user does: through the file input."""
+        self.problems.clear()
+        self.page.evaluate("() => window.app.graph.clear()")  # so that the wait below cannot see the workflow before
         self.page.locator("#comfy-file-input").set_input_files(str(workflow))
         count = len(json.loads(workflow.read_text(encoding="utf-8"))["nodes"])
         self.page.wait_for_function("n => window.app.graph.nodes.length === n", arg=count, timeout=15_000)
@@ -59,8 +62,8 @@ class Frontend:
         )
 
     def complaints(self) -> list[str]:
-        """Return the text of every error toast and dialog on the screen, and every uncaught script error so far."""
-        shown = self.page.locator(".p-toast-message-error:visible, [role=dialog]:visible, [role=alertdialog]:visible")
+        """Return the text of every error that is on the screen, and every uncaught script error since `load`."""
+        shown = self.page.locator(", ".join(f"{selector}:visible" for selector in COMPLAINTS))
         return shown.all_inner_texts() + self.problems
 
     def press_run(self, timeout: float = 60) -> str:

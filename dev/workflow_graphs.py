@@ -20,7 +20,6 @@ LANDSCAPE = "a lighthouse on a rocky coast at dawn, warm light in the windows, w
 SHAPES = "a large red circle at the left on a blue background"
 TECHNIQUES = {  # file name -> the technique's node and the inputs it is shown with
     "velocity_forecast": ("VelocityForecast", {"preset": "balanced"}),
-    "first_block_cache": ("VelocityFirstBlockCache", {}),
 }
 NOTE = """**{title}** sits between the model loader and the sampler. Everything else is a stock graph: bypass the node \
 (Ctrl+B) and you get the stock picture.

@@ -1,5 +1,6 @@
 """Every workflow file in ComfyUI's own frontend, drawn on the canvas and with Nodes 2.0."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,11 @@ SHIPPED = sorted(TECHNIQUES)
 DEMOS = [f"{name}_tiny" for name in SHIPPED]
 
 
-# Closed after each test: while Playwright runs, no other test of the session could use asyncio.run.
-@pytest.fixture(params=[False, True], ids=["canvas", "nodes-2"])
-def frontend(server: ComfyServer, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Frontend]:
+# Closed at the end of this file: while Playwright runs, no other test of the session could use asyncio.run.
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "nodes-2"])
+def frontend(server: ComfyServer, request: pytest.FixtureRequest) -> Iterator[Frontend]:
     with open_frontend(server, nodes_2=request.param) as opened:
         yield opened
-        opened.page.screenshot(path=tmp_path / "screen.png")
 
 
 def workflow_file(name: str) -> Path:
@@ -51,18 +51,19 @@ def test_workflow_opens_and_keeps_its_values(frontend: Frontend, name: str, tmp_
         assert class_type == entry["class_type"]
         assert {key: inputs[key] for key in entry["inputs"]} == entry["inputs"]
     again = tmp_path / "again.json"
-    again.write_text(frontend.page.evaluate("() => JSON.stringify(window.app.graph.serialize())"), encoding="utf-8")
+    again.write_text(json.dumps(frontend.serialized()), encoding="utf-8")
     frontend.load(again)
     assert values(frontend.prompt()) == opened
     assert frontend.complaints() == []
 
 
 @pytest.mark.parametrize("name", DEMOS)
-def test_demo_workflow_runs(frontend: Frontend, server: ComfyServer, name: str) -> None:
+def test_demo_workflow_runs(frontend: Frontend, server: ComfyServer, name: str, tmp_path: Path) -> None:
     frontend.load(workflow_file(name))
     assert frontend.press_run() == "execution_success"
     frontend.page.wait_for_timeout(1000)
     assert frontend.complaints() == []
+    frontend.page.screenshot(path=tmp_path / "screen.png")
     # The picture on the screen is the node's: its preview has arrived from the server.
     previews = frontend.page.evaluate(
         "() => window.app.graph.nodes.filter(n => n.imgs?.length || window.app.nodeOutputs[n.id]?.images?.length)"
