@@ -72,7 +72,6 @@ class ComfyServer(ComfyClient):
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-            self.process = None
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
