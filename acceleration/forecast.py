@@ -1,11 +1,11 @@
 """The denoiser's output as a function of time, and what it will be next.
 
-Along a deterministic sampler's path the velocity of a diffusion model is a smooth function of the noise level, so it can
-be extrapolated from the last few calls of the model ("full" calls). Two polynomials of neighbouring order through the
-same calls give an error estimate without calling the model, as embedded Runge-Kutta pairs do (Hairer, Norsett, Wanner,
-Solving Ordinary Differential Equations I, II.4). When the next full call comes, the polynomial through it tells what the
-skipped calls should have said: the difference, times their length, is how far the latent drifted (as in the corrector of
-a predictor-corrector method, ibid. III.1).
+Along a deterministic sampler's path the velocity of a diffusion model is a smooth function of the noise level, so it
+can be extrapolated from the last few calls of the model ("full" calls). Two polynomials of neighbouring order through
+the same calls give an error estimate without calling the model, as embedded Runge-Kutta pairs do (Hairer, Norsett,
+Wanner, Solving Ordinary Differential Equations I, II.4). When the next full call comes, the polynomial through it tells
+what the skipped calls should have said: the difference, times their length, is how far the latent drifted (as in the
+corrector of a predictor-corrector method, ibid. III.1).
 
 Shapes: a velocity is (C, B, ...) for C conditionings and B samples, a guided velocity (B, ...)
 or, with unknown guidance, (C * B, ...).
@@ -20,9 +20,9 @@ import torch
 class FlowFrame:
     """Coordinates in which every model is a flow: time 0 is the image, 1 is noise.
 
-    A rectified flow (`straight`, ComfyUI's `CONST`) lives there already: x = (1 - t) image + t noise, t = sigma. A model
-    with exploding variance (eps and v prediction: x = image + sigma noise) gets there by t = sigma / (1 + sigma) and by
-    scaling x with 1 / (1 + sigma). The velocity is d x / d t = noise - image.
+    A rectified flow (`straight`, ComfyUI's `CONST`) lives there already: x = (1 - t) image + t noise, t = sigma. A
+    model with exploding variance (eps and v prediction: x = image + sigma noise) gets there by t = sigma / (1 + sigma)
+    and by scaling x with 1 / (1 + sigma). The velocity is d x / d t = noise - image.
     """
 
     straight: bool
@@ -123,14 +123,14 @@ class History:
             share = (time - before) / (newest - before)
             weights[-1] += length * share
             weights[-2] += length * (1.0 - share)
-            for index, weight in enumerate(_lagrange(used, time), start=len(self._nodes) - 1 - len(used)):
+            for index, weight in enumerate(lagrange(used, time), start=len(self._nodes) - 1 - len(used)):
                 weights[index] -= length * weight
         return weighted_sum(weights, [node.velocity for node in self._nodes])
 
     def _weights(self, time: float, order: int) -> list[float]:
         """Weights of all nodes in the polynomial of `order` through the newest ones, at `time`."""
         used = self.times[-(order + 1) :]
-        return [0.0] * (len(self._nodes) - len(used)) + _lagrange(used, time)
+        return [0.0] * (len(self._nodes) - len(used)) + lagrange(used, time)
 
     def _difference(self, time: float, high: int, low: int) -> torch.Tensor:
         """Norm per sample (B) of the difference between the guided forecasts of two orders."""
@@ -138,7 +138,7 @@ class History:
         return _norms(weighted_sum(weights, [node.guided for node in self._nodes]))
 
 
-def _lagrange(times: list[float], time: float) -> list[float]:
+def lagrange(times: list[float], time: float) -> list[float]:
     """Weights of the values at `times` in the polynomial through them, evaluated at `time`."""
     weights = []
     for i, own in enumerate(times):

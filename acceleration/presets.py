@@ -6,6 +6,7 @@ model ("Flux", "WanModel").
 
 from typing import TypeVar
 
+from .first_block_cache import FirstBlockCacheConfig
 from .velocity_forecast import ForecastConfig
 
 ANY = "any"
@@ -16,6 +17,14 @@ FORECAST: dict[str, dict[str, ForecastConfig]] = {
         "faithful": ForecastConfig(tolerance=0.2),
         "balanced": ForecastConfig(tolerance=0.5),
         "draft": ForecastConfig(tolerance=1.2),
+    },
+}
+
+FIRST_BLOCK: dict[str, dict[str, FirstBlockCacheConfig]] = {
+    ANY: {
+        "faithful": FirstBlockCacheConfig(residual_diff_threshold=0.12),
+        "balanced": FirstBlockCacheConfig(residual_diff_threshold=0.3),
+        "draft": FirstBlockCacheConfig(residual_diff_threshold=0.6),
     },
 }
 

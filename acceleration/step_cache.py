@@ -1,4 +1,4 @@
-"""The engine that skips model calls within a sampling run; what decides is a `Technique` (see the files beside this one).
+"""The engine that skips model calls within a sampling run; what decides is a `Technique` (the files beside this one).
 
 It sits where the guider evaluates all its conditionings at once (ComfyUI's CALC_COND_BATCH wrapper). There one decision
 covers cond and uncond however core batches them, ControlNets of a skipped step are not run either, and guiders, CFG
@@ -36,11 +36,13 @@ Outputs = list[torch.Tensor]  # denoised output per conditioning; zeros where a 
 class Stream:
     """What is remembered of one of the evaluations that a guider makes per step (most make one).
 
-    `skipped` are (time, length) of the calls skipped since the last full one, `drift` their estimated error so far.
+    `skips` counts the calls skipped since the last full one, `skipped` lists (time, length) of those the forecast
+    answered, `drift` is their estimated error so far.
     """
 
     history: History
     signature: tuple = ()
+    skips: int = 0
     skipped: list[tuple[float, float]] = field(default_factory=list)
     drift: float = 0.0
     latent: torch.Tensor | None = None
@@ -50,12 +52,16 @@ class Stream:
 
 @dataclass
 class Call:
-    """One evaluation of the conditionings: `x` (B, ...), `time` and the signed `length` of the coming step in it."""
+    """One evaluation of the conditionings at latent `x` (B, ...).
+
+    `length` is the signed length of the coming step in `time`, `share` its size over the schedule's mean step.
+    """
 
     x: torch.Tensor
     sigma: float
     time: float
     length: float
+    share: float
     index: int
     stream: Stream
 
@@ -88,6 +94,9 @@ class Technique(Protocol):
 
     def wrappers(self) -> dict[str, Callable]:
         """Further wrappers the technique needs during the run, by wrapper type."""
+
+    def forget(self) -> None:
+        """Free the tensors of the run."""
 
 
 def apply_step_cache(model: ModelPatcher, technique: Callable[[Any], Technique]) -> ModelPatcher:
@@ -138,6 +147,8 @@ class _Run:
         self.guider = guider
         self.sigmas: list[float] = sigmas.tolist()
         self.frame = FlowFrame(straight=isinstance(guider.model_patcher.model.model_sampling, CONST))
+        span = self.frame.time(self.sigmas[0]) - self.frame.time(self.sigmas[-1])
+        self.mean_length = abs(span) / max(1, len(self.sigmas) - 1) or 1.0
         self.streams: dict[int, Stream] = {}
         self.ordinal = 0
         self.skip_step = False
@@ -203,6 +214,7 @@ class _Run:
             step = StepRecord(index, sigma, spent, full, metric, None if metric is None else limit)
             self.record.steps.append(step)
         self.streams.clear()
+        self.technique.forget()
 
     def _note(self, ordinal: int, index: int, sigma: float, full: bool, metric: float | None) -> None:
         """Remember how the sampler's call was answered (its first evaluation speaks for all)."""
@@ -222,14 +234,15 @@ class _Run:
         signature = (tuple(x.shape), *(_signature(cond, sigma) for cond in conds))
         if stream.signature != signature or (stream.latent is not None and now > stream.time):
             self.streams[ordinal] = stream = Stream(History(self.technique.order), signature)
-        return Call(x, sigma, now, min(0.0, then - now), index, stream)
+        length = min(0.0, then - now)
+        return Call(x, sigma, now, length, abs(length) / self.mean_length, index, stream)
 
     def _may_skip(self, ordinal: int, call: Call) -> bool:
         """Whether there is enough history, and nothing forbids to skip."""
         stream, most = call.stream, self.technique.most_skips
         if not stream.history.ready or not self.technique.in_window(call.index, len(self.sigmas) - 1, call.sigma):
             return False
-        if 0 <= most <= len(stream.skipped) or (ordinal and not self.skip_step):
+        if 0 <= most <= stream.skips or (ordinal and not self.skip_step):
             return False
         if self._jumped(call):
             stream.history.clear()
@@ -245,10 +258,11 @@ class _Run:
 
     def _skip(self, call: Call, conds: list, outputs: Outputs | None) -> Outputs:
         """Answer with the technique's own outputs or the forecast."""
-        call.stream.skipped.append((call.time, call.length))
+        call.stream.skips += 1
         if outputs is not None:
             self._remember(call, conds, self._velocities(call, conds, outputs))
             return outputs
+        call.stream.skipped.append((call.time, call.length))
         velocity = call.stream.history.extrapolate(call.time)
         self._remember(call, conds, velocity)
         return self._outputs(call, conds, velocity)
@@ -261,7 +275,7 @@ class _Run:
         if stream.skipped and call.length and len(stream.history) > 1:
             velocity = velocity + stream.history.drift(stream.skipped) * (CORRECTION / call.length)
             outputs = self._outputs(call, conds, velocity)
-        stream.skipped, stream.drift = [], 0.0
+        stream.skips, stream.skipped, stream.drift = 0, [], 0.0
         self._remember(call, conds, velocity)
         return outputs
 

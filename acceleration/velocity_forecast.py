@@ -2,8 +2,8 @@
 
 The forecast is the model's own output (its velocity), extrapolated in time from the last full steps. Its embedded error
 (`forecast.History.error`) times the length of the step is how far the latent would drift; skipping goes on while the
-drift since the last full step stays below the tolerance. Costs no model call, knows nothing of the model's inside, and so
-works on every model that ComfyUI samples.
+drift since the last full step stays below the tolerance. Costs no model call, knows nothing of the model's inside, and
+so works on every model that ComfyUI samples.
 
 Invariants: tolerance 0 is bit-identical to no node; a forecast whose error is not finite is never used.
 """
@@ -71,9 +71,12 @@ class _Forecast:
         """None: the engine's own are enough."""
         return {}
 
+    def forget(self) -> None:
+        """Nothing is kept here."""
+
 
 def apply_velocity_forecast(model: ModelPatcher, config: ForecastConfig) -> ModelPatcher:
-    """Return a clone of `model` that forecasts the steps it can. Raises `ValueError` when sampled with a second cache."""
+    """Return a clone of `model` that forecasts where it can. Raises `ValueError` when sampled with a second cache."""
 
     def technique(_: Any) -> _Forecast:
         return _Forecast(config)

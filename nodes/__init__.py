@@ -8,7 +8,8 @@ class VelocityExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class; importing them here keeps the import of the pack itself cheap."""
+        from .first_block_cache import VelocityFirstBlockCache
         from .speed_report import VelocitySpeedReport
         from .velocity_forecast import VelocityForecast
 
-        return [VelocityForecast, VelocitySpeedReport]
+        return [VelocityForecast, VelocityFirstBlockCache, VelocitySpeedReport]

@@ -19,8 +19,8 @@ class VelocityForecast(io.ComfyNode):
             node_id="VelocityForecast",
             display_name="Velocity Forecast",
             category="Velocity/acceleration",
-            description="Makes sampling faster on every model: forecasts the model's output over sigma and skips a step "
-            "while the estimated error stays below the tolerance. Place it behind the loader and the LoRAs.",
+            description="Makes sampling faster on every model: forecasts the model's output over sigma and skips a "
+            "step while the estimated error stays below the tolerance. Place it behind the loader and the LoRAs.",
             search_aliases=["step cache", "easycache", "teacache", "speed up sampling"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to make faster. Any model that ComfyUI samples."),
