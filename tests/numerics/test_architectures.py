@@ -50,13 +50,13 @@ class Probe:
     """Measures the first block and stops."""
 
     def __init__(self):
-        self.residual = None
+        self.before = self.residual = None
 
     def __call__(self, call):
         assert (call.stack_index, call.index) == (0, 0)
         name = call.stack.measured
-        before = map_tensors(torch.clone, call.streams()[name])
-        self.residual = map_tensors(torch.sub, call.unpack(call.run())[name], before)
+        self.before = map_tensors(torch.clone, call.streams()[name])
+        self.residual = map_tensors(torch.sub, call.unpack(call.run())[name], self.before)
         raise Stopped
 
 
@@ -95,9 +95,9 @@ def fingerprint(model: torch.nn.Module) -> list:
     return [modules, list(model.state_dict())]
 
 
-def visited(tiny: TinyModel, visitor, *seeds: int):
+def visited(tiny: TinyModel, visitor, *seeds: int, **options):
     with visit_blocks(tiny.diffusion_model, visitor):
-        return tiny.call(*seeds)
+        return tiny.call(*seeds, **options)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -126,6 +126,18 @@ def test_the_first_block_can_be_measured_and_the_rest_left_out(name, tiny):
     assert torch.isfinite(flat(probe.residual)).all() and flat(probe.residual).abs().max() > 1e-4
     assert fingerprint(tiny.diffusion_model) == before
     assert torch.equal(flat(tiny.call(1)), flat(stock))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_measured_stream_is_the_one_that_the_latent_enters(name, tiny):
+    """The text that enters the first block is the same in each step, so a probe of it would see nothing."""
+    entered = []
+    for latent_seed in (1, 2):
+        probe = Probe()
+        with pytest.raises(Stopped):
+            visited(tiny, probe, 1, latent_seed=latent_seed)
+        entered.append(flat(probe.before))
+    assert (entered[0] - entered[1]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ONE_SAMPLE])
@@ -243,6 +255,18 @@ def test_the_first_block_of_a_unet_can_be_measured_beside_the_patches_of_others(
     for handle in handles:
         handle.remove()
     torch.testing.assert_close(residuals[0], seen[1] - seen[0])
+
+
+def test_a_first_block_that_adds_in_place_is_not_measured_as_nothing():
+    class AddOne(torch.nn.Module):
+        def forward(self, h):
+            h += 1
+            return h
+
+    tiny, residuals = UNET_BUILDERS["SDXL"](), []
+    tiny.diffusion_model.input_blocks[1] = torch.nn.Sequential(AddOne())
+    tiny.call(1, transformer_options=watch_first_block({}, residuals.append))
+    torch.testing.assert_close(residuals[0], torch.ones_like(residuals[0]), rtol=0, atol=1e-5)
 
 
 def test_the_forward_of_a_unet_can_be_stopped_behind_its_first_block():

@@ -68,9 +68,14 @@ class TinyModel:
                 after(self.diffusion_model)
         self.diffusion_model.requires_grad_(False).eval()
 
-    def call(self, *seeds: int, transformer_options: dict | None = None) -> Any:
-        """Run one forward, the way `BaseModel._apply_model` calls it, with a batch of one sample for each seed."""
+    def call(self, *seeds: int, latent_seed: int | None = None, transformer_options: dict | None = None) -> Any:
+        """Run one forward, the way `BaseModel._apply_model` calls it, with a batch of one sample for each seed.
+
+        With `latent_seed` the latent comes from that seed, and the text and everything else from `seeds`.
+        """
         arguments = _batch([self.inputs(Draw(seed)) for seed in seeds])
+        if latent_seed is not None:
+            arguments["x"] = self.inputs(Draw(latent_seed))["x"]
         x, t = arguments.pop("x"), arguments.pop("t")
         options = {"cond_or_uncond": [0], **(transformer_options or {})}
         arguments = {"context": None, "control": None, **arguments}
@@ -79,7 +84,10 @@ class TinyModel:
 
 
 def _randomize(model: torch.nn.Module) -> None:
-    """Give every parameter a seeded value, zero-initialised ones too: matrices keep the variance of their input."""
+    """Give every parameter a seeded value, zero-initialised ones too: matrices keep the variance of their input.
+
+    Core leaves some buffers uninitialised as well; those that a forward reads are set by `after`.
+    """
     draw = Draw(0)
     for name, parameter in model.named_parameters():
         value = draw(*parameter.shape)
@@ -514,6 +522,7 @@ BUILDERS: dict[str, Callable[[], TinyModel]] = {
             "io_channels": 8, "embed_dim": 64, "cond_token_dim": 64, "global_cond_dim": 12, "depth": 3, "num_heads": 1,
         },
         _inputs(1, 8, 12, context=64, global_embed=(1, 12)),
+        after=lambda model: model.transformer.rotary_pos_emb.inv_freq.copy_(0.8 ** torch.arange(16)),
     ),
 }
 

@@ -13,7 +13,7 @@ from velocity_nodes.acceleration.block_stack import (
     visit_blocks,
 )
 
-from tests.numerics.tiny_models import BUILDERS
+from tests.numerics.tiny_models import BUILDERS, FLUX, FLUX_INPUTS, TinyModel
 
 
 def run(call: BlockCall):
@@ -55,6 +55,20 @@ def test_a_model_without_the_list_that_the_table_names_says_so_and_stays_as_it_w
         with visit_blocks(model, run):
             pass
     assert model.double_blocks is double
+
+
+def test_stacks_are_counted_without_empty_ones():
+    """So that the first block is always block 0 of stack 0."""
+    tiny, seen = TinyModel("comfy.ldm.flux.model.Flux", {**FLUX, "depth": 0}, FLUX_INPUTS), []
+
+    def watch(call):
+        seen.append((call.stack.attribute, call.stack_index, call.index))
+        return call.run()
+
+    stock = tiny.call(1)
+    with visit_blocks(tiny.diffusion_model, watch):
+        assert torch.equal(tiny.call(1), stock)
+    assert seen == [("single_blocks", 0, 0), ("single_blocks", 0, 1), ("single_blocks", 0, 2)]
 
 
 def test_an_exception_in_a_visitor_ends_the_forward_and_restores_the_lists():
