@@ -242,10 +242,9 @@ class _Watch:
         tail = self.technique.tail
         if call.stack_index or call.index:
             return tail.visit(call, self.key, self.skipped) if tail else call.run()
-        name = call.stack.probe or call.stack.carried[0]
-        before = map_tensors(lambda tensor: _thin(tensor).clone(), _first(call.streams()[name]))  # blocks add in place
+        before = _thin(_measured(call, call.streams())).clone()  # blocks add in place
         output = call.run()
-        self.on_residual(_thin(_first(call.unpack(output)[name])) - before)
+        self.on_residual(_thin(_measured(call, call.unpack(output))) - before)
         if tail:
             tail.enter(call.stack_index, call.unpack(output))
         return output
@@ -278,9 +277,11 @@ class _Tail:
         return output
 
 
-def _first(stream: Any) -> torch.Tensor:
-    """The tensor to measure of a stream: itself, or the first of several (video before audio)."""
-    return stream if isinstance(stream, torch.Tensor) else stream[0]
+def _measured(call: BlockCall, streams: dict[str, Any]) -> torch.Tensor:
+    """The stream to measure, or its first part (video before audio), with the samples in dimension 0."""
+    stream = streams[call.stack.measured]
+    tensor = stream if isinstance(stream, torch.Tensor) else stream[0]
+    return tensor.movedim(call.stack.batch_dim, 0)
 
 
 def _thin(tensor: torch.Tensor) -> torch.Tensor:
