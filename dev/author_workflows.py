@@ -22,7 +22,8 @@ BUILD = """async ({graph, places, note}) => {
     await app.loadApiJson(graph, "authoring");
     for (const node of app.graph.nodes) {
         node.pos = places[node.id];
-        if (node.type === "SaveImage" || node.type === "VelocitySpeedReport") node.size = [440, 480];
+        if (node.type === "VelocitySpeedReport") node.size = [640, 480];
+        if (node.type === "SaveImage") node.size = [440, 480];
         for (const widget of node.widgets ?? [])
             if (widget.name === "control_after_generate") widget.value = "fixed";
     }
@@ -36,7 +37,8 @@ BUILD = """async ({graph, places, note}) => {
 
 FILL_SCREEN = """() => {
     window.app.extensionManager.command.execute("Workspace.ToggleFocusMode");
-    const nodes = app.graph.nodes;
+    const aside = ["MarkdownNote", "VelocitySpeedReport", "SaveImage"];  // without them the rest is readable
+    const nodes = app.graph.nodes.filter(n => !aside.includes(n.type));
     const left = Math.min(...nodes.map(n => n.pos[0])), right = Math.max(...nodes.map(n => n.pos[0] + n.size[0]));
     const top = Math.min(...nodes.map(n => n.pos[1])) - 30, bottom = Math.max(...nodes.map(n => n.pos[1] + n.size[1]));
     const view = app.canvas.ds;
@@ -88,7 +90,8 @@ def thumbnail(server: ComfyServer, path: Path) -> None:
 def main() -> None:
     """Write the named workflows, or all."""
     with ComfyServer() as server:
-        server.post("/settings", {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False})
+        hidden = ("Comfy.Minimap.Visible", "Comfy.Graph.CanvasMenu", "Comfy.Graph.CanvasInfo")
+        server.post("/settings", dict.fromkeys(hidden, False))
         for file, (folder, _) in MODELS.items():  # the loaders list files by name; nothing is loaded here
             (server.folder / "models" / folder).mkdir(exist_ok=True)
             (server.folder / "models" / folder / file).touch()

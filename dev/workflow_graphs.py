@@ -20,6 +20,7 @@ LANDSCAPE = "a lighthouse on a rocky coast at dawn, warm light in the windows, w
 SHAPES = "a large red circle at the left on a blue background"
 TECHNIQUES = {  # file name -> the technique's node and the inputs it is shown with
     "velocity_forecast": ("VelocityForecast", {"preset": "balanced"}),
+    "first_block_cache": ("VelocityFirstBlockCache", {"preset": "balanced"}),
 }
 NOTE = """**{title}** sits between the model loader and the sampler. Everything else is a stock graph: bypass the node \
 (Ctrl+B) and you get the stock picture.
@@ -44,16 +45,16 @@ def shipped(name: str) -> Workflow:
     technique, inputs = TECHNIQUES[name]
     rows = (
         ("1", 0, 0, "UNETLoader", {"unet_name": FLUX, "weight_dtype": "default"}),
-        ("2", 0, 260, "DualCLIPLoader", {"clip_name1": CLIP, "clip_name2": T5, "type": "flux"}),
+        ("2", 0, 310, "DualCLIPLoader", {"clip_name1": CLIP, "clip_name2": T5, "type": "flux"}),
         ("3", 1140, 340, "VAELoader", {"vae_name": VAE}),
         ("4", 800, 340, "EmptySD3LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
         ("5", 340, 0, technique, {"model": ["1", 0], **inputs}),
-        ("6", 340, 260, "CLIPTextEncode", {"clip": ["2", 0], "text": LANDSCAPE}),
+        ("6", 340, 310, "CLIPTextEncode", {"clip": ["2", 0], "text": LANDSCAPE}),
         ("7", 800, 0, "FluxGuidance", {"conditioning": ["6", 0], "guidance": 3.5}),
         ("8", 800, 140, "ConditioningZeroOut", {"conditioning": ["6", 0]}),
         ("9", 1140, 0, "KSampler", _sampler("5", "7", "8", "4")),
         ("10", 1480, 0, "VAEDecode", {"samples": ["9", 0], "vae": ["3", 0]}),
-        ("11", 1960, 120, "SaveImage", {"images": ["10", 0], "filename_prefix": "velocity"}),
+        ("11", 2160, 120, "SaveImage", {"images": ["10", 0], "filename_prefix": "velocity"}),
         ("12", 1480, 120, "VelocitySpeedReport", {"model": ["5", 0], "after": ["10", 0]}),
     )
     return _workflow(rows, technique)
@@ -64,12 +65,12 @@ def demo(name: str) -> Workflow:
     technique, inputs = TECHNIQUES[name]
     rows = (
         ("1", 0, 0, "UNETLoader", {"unet_name": TINY, "weight_dtype": "default"}),
-        ("2", 0, 260, "TinyFluxTextEncode", {"text": SHAPES}),
-        ("3", 340, 260, "EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
+        ("2", 0, 310, "TinyFluxTextEncode", {"text": SHAPES}),
+        ("3", 340, 310, "EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
         ("4", 340, 0, technique, {"model": ["1", 0], **inputs}),
         ("5", 680, 0, "KSampler", _sampler("4", "2", "2", "3")),
         ("6", 1020, 0, "TinyFluxDecode", {"samples": ["5", 0]}),
-        ("7", 1500, 120, "SaveImage", {"images": ["6", 0], "filename_prefix": "tiny"}),
+        ("7", 1700, 120, "SaveImage", {"images": ["6", 0], "filename_prefix": "tiny"}),
         ("8", 1020, 120, "VelocitySpeedReport", {"model": ["4", 0], "after": ["6", 0]}),
     )
     return _workflow(rows, technique)
