@@ -5,7 +5,8 @@ Inputs that a node does not name here keep their defaults. Places are pixels on 
 
 from dataclasses import dataclass
 
-TINY = "tiny_flux_shapes.safetensors"
+from .server import TINY_MODEL as TINY
+
 FLUX, CLIP = "flux1-dev.safetensors", "clip_l.safetensors"
 T5, VAE = "t5xxl_fp16.safetensors", "ae.safetensors"
 _HUB = "https://huggingface.co"

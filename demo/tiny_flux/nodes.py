@@ -1,5 +1,6 @@
 """The Tiny Flux nodes. The tiny model paints 64x64 pixels, which ComfyUI's Empty Latent Image calls 128x128."""
 
+import torch
 from comfy.latent_formats import Flux
 from comfy_api.latest import ComfyExtension, io
 
@@ -72,7 +73,7 @@ class TinyFluxEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image) -> io.NodeOutput:
+    def execute(cls, image: torch.Tensor) -> io.NodeOutput:
         """Return the latent of an image (B, H, W, 3) in 0..1."""
         latent = encode_image(image[..., :3].movedim(-1, 1) * 2 - 1)
         return io.NodeOutput({"samples": Flux().process_out(latent)})
