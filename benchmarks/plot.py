@@ -55,7 +55,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
     grid = figure.subplots(len(samplers), 2, squeeze=False)
     figure.subplots_adjust(left=0.05, right=0.855, top=1 - 0.95 / height, bottom=0.6 / height, hspace=0.28, wspace=0.4)
     figure.text(0.05, 1 - 0.3 / height, "PSNR against the picture of the user's own settings", size=14, color=INK)
-    note = "Lines: mean over the prompts. Dotted: the worst prompt. Rings: our presets. Higher and further right is better."
+    note = "Lines: mean over the prompts. Dotted: the worst prompt. Rings: our presets. Up and right is better."
     figure.text(0.05, 1 - 0.55 / height, note, size=9.5, color=INK)
     for row, sampler in zip(grid, samplers, strict=True):
         mine = [point for point in points if (point.sampler, point.scheduler) == sampler]
