@@ -14,13 +14,15 @@ class Stack:
     `attribute` is its dotted path below the diffusion model. `streams` names the parameters of the block's forward that
     its output carries on, in the order of the output; a single name means that the output as a whole is the stream, an
     empty name marks an output that is no stream. `probe` is the stream that First Block Cache measures ("": the first).
-    `batch_dim` is the dimension of the streams in which the samples of a batch lie, each as long as the others.
+    `batch_dim` is the dimension of the streams in which the samples of a batch lie. With `packed` the streams have no
+    dimension of their own for the samples: they are (tokens, channels), one sample's tokens behind the other's.
     """
 
     attribute: str
     streams: tuple[str, ...]
     probe: str = ""
     batch_dim: int = 0
+    packed: bool = False
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -110,7 +112,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "Hunyuan3D 2.1", "comfy.ldm.hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain", (Stack("blocks", ("hidden_states",)),),
     ),
-    Architecture("MiniMax H3", "comfy.ldm.minimax.model.MiniMaxH3Model", (Stack("blocks", ("x",)),)),
+    Architecture("MiniMax H3", "comfy.ldm.minimax.model.MiniMaxH3Model", (Stack("blocks", ("x",), packed=True),)),
     Architecture(
         "OmniGen2", "comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel", (Stack("layers", ("hidden_states",)),),
     ),
@@ -143,7 +145,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     # The shapes pass through unchanged, so their residual is zero.
     Architecture(
-        "SeedVR2", "comfy.ldm.seedvr.model.NaDiT", (Stack("blocks", ("vid", "txt", "vid_shape", "txt_shape")),),
+        "SeedVR2", "comfy.ldm.seedvr.model.NaDiT",
+        (Stack("blocks", ("vid", "txt", "vid_shape", "txt_shape"), packed=True),),
     ),
     Architecture("TripoSplat", "comfy.ldm.triposplat.model.LatentSeqMMFlowModel", (Stack("blocks", ("x",)),)),
     Architecture(

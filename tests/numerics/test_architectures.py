@@ -2,22 +2,17 @@
 the first block is measured or the blocks behind it are replaced by their residual.
 """
 
-import ast
-import functools
-import importlib
-import inspect
-
-import comfy.model_base
 import comfyui_version
 import pytest
 import torch
-from velocity_nodes.acceleration.architectures import ARCHITECTURES, EXCEPTIONS, UNETS
+from comfy.model_base import BaseModel, ModelType
+from comfy.patcher_extension import WrappersMP
+from comfy.supported_models_base import BASE
+from comfy.utils import pack_latents
+from velocity_nodes.acceleration.architectures import ARCHITECTURES
 from velocity_nodes.acceleration.block_stack import architecture_of, map_tensors, visit_blocks
-from velocity_nodes.acceleration.unet_blocks import is_unet, watch_first_block
 
-from dev.compatibility import compatibility_table
-
-from .tiny_models import BUILDERS, UNET_BUILDERS, NotInThisComfyUI, TinyModel, load_class
+from .tiny_models import BUILDERS, NotInThisComfyUI, TinyModel
 
 REFERENCE = tuple(int(part) for part in comfyui_version.__version__.split(".")) >= (0, 30, 0)
 BY_NAME = {row.name: row for row in ARCHITECTURES}
@@ -175,109 +170,35 @@ def test_the_tail_can_be_replaced_by_its_residual(name, tiny):
     assert fingerprint(tiny.diffusion_model) == before
 
 
-def test_the_readme_table_names_every_row_and_every_exception():
-    table = compatibility_table()
-    assert all(f"\n| {row.name} |" in table for row in ARCHITECTURES)
-    assert all(f"- `{path.rpartition('.')[2]}`: " in table for path in EXCEPTIONS)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_wrapper_of_the_model_call_sees_the_blocks(name, tiny):
+    """Through core's own `apply_model`: DIFFUSION_MODEL wrappers, which some models never call, are not needed."""
+    base = BaseModel(BASE({"disable_unet_model_creation": True}), ModelType.FLOW)
+    base.diffusion_model, seen = tiny.diffusion_model, []
+    arguments = tiny.arguments(1)
+    x, t, context = (arguments.pop(key) for key in ("x", "t", "context"))
+    if isinstance(x, list):
+        x, arguments["latent_shapes"] = pack_latents(x)
+
+    def watch(call):
+        seen.append(call.index)
+        return call.run()
+
+    def wrapper(executor, *args, **kwargs):
+        with visit_blocks(executor.class_obj.diffusion_model, watch):
+            return executor(*args, **kwargs)
+
+    options = {"cond_or_uncond": [0], "wrappers": {WrappersMP.APPLY_MODEL: {"velocity": [wrapper]}}}
+    with torch.no_grad():
+        base.apply_model(x, torch.full(x.shape[:1], 0.7), c_crossattn=context, transformer_options=options, **arguments)
+    assert len(seen) >= 3
 
 
-def test_every_row_has_a_tiny_model():
-    assert {name.split(":")[0] for name in BUILDERS} == set(BY_NAME)
-    assert len(BY_NAME) == len(ARCHITECTURES) == len({row.model_class for row in ARCHITECTURES})
-
-
-def core_model_classes() -> set[type]:
-    """The classes that `comfy.model_base` can build as `unet_model`, read from its source."""
-    found = set()
-    for node in ast.walk(ast.parse(inspect.getsource(comfy.model_base))):
-        values = []
-        if isinstance(node, ast.Call):
-            values = [keyword.value for keyword in node.keywords if keyword.arg == "unet_model"]
-        elif isinstance(node, ast.FunctionDef):
-            defaults = zip(reversed(node.args.args), reversed(node.args.defaults), strict=False)
-            values = [default for argument, default in defaults if argument.arg == "unet_model"]
-        for value in values:
-            path = ast.unparse(value)
-            if path != "unet_model":  # handed on by a subclass
-                found.add(functools.reduce(getattr, path.split("."), comfy.model_base))
-    return found
-
-
-def class_path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def test_every_model_of_core_is_in_the_table_or_has_a_reason_not_to_be():
-    classes = core_model_classes()
-    assert len(classes) >= 30
-    covered = {row.model_class for row in ARCHITECTURES} | set(EXCEPTIONS) | set(UNETS)
-    missing = [class_path(cls) for cls in classes if not covered & {class_path(base) for base in cls.__mro__}]
-    assert not missing
-
-
-def test_no_exception_is_also_in_the_table_and_each_has_a_reason():
-    assert not {row.model_class for row in ARCHITECTURES} & set(EXCEPTIONS)
-    assert all(len(reason) > 10 for reason in EXCEPTIONS.values())
-
-
-@pytest.mark.skipif(not REFERENCE, reason="an older ComfyUI lacks some models")
-def test_every_name_in_the_table_exists():
-    for path in [*(row.model_class for row in ARCHITECTURES), *EXCEPTIONS, *UNETS]:
-        assert inspect.isclass(load_class(path)), path
-    assert importlib.import_module("comfy.model_base")
-
-
-@pytest.mark.parametrize("name", UNET_BUILDERS)
-def test_the_first_block_of_a_unet_can_be_measured_beside_the_patches_of_others(name):
-    tiny, order, residuals = UNET_BUILDERS[name](), [], []
-    assert is_unet(tiny.diffusion_model)
-
-    def other(h, options):
-        order.append(options["block"])
-        return h * 1.5
-
-    options = {"patches": {"input_block_patch": [other], "input_block_patch_after_skip": [other], "attn1_patch": []}}
-    stock = tiny.call(1, transformer_options=options)
-    watched = watch_first_block(options, residuals.append)
-    assert torch.equal(tiny.call(1, transformer_options=watched), stock)
-    assert options["patches"] == {
-        "input_block_patch": [other],
-        "input_block_patch_after_skip": [other],
-        "attn1_patch": [],
-    }
-    assert torch.isfinite(residuals[0]).all() and residuals[0].abs().max() > 1e-4 and len(residuals) == 1
-
-    # The same, by hooks on the two blocks: what enters block 1 (patched twice behind block 0) and what leaves it.
-    seen, blocks = [], tiny.diffusion_model.input_blocks
-    handles = [blocks[0][0].register_forward_hook(lambda _m, _i, output: seen.append(output * 1.5 * 1.5))]
-    handles.append(blocks[1][-1].register_forward_hook(lambda _m, _i, output: seen.append(output)))
-    tiny.call(1, transformer_options=options)
-    for handle in handles:
-        handle.remove()
-    torch.testing.assert_close(residuals[0], seen[1] - seen[0])
-
-
-def test_a_first_block_that_adds_in_place_is_not_measured_as_nothing():
-    class AddOne(torch.nn.Module):
-        def forward(self, h):
-            h += 1
-            return h
-
-    tiny, residuals = UNET_BUILDERS["SDXL"](), []
-    tiny.diffusion_model.input_blocks[1] = torch.nn.Sequential(AddOne())
-    tiny.call(1, transformer_options=watch_first_block({}, residuals.append))
-    torch.testing.assert_close(residuals[0], torch.ones_like(residuals[0]), rtol=0, atol=1e-5)
-
-
-def test_the_forward_of_a_unet_can_be_stopped_behind_its_first_block():
-    tiny, seen = UNET_BUILDERS["SDXL"](), []
-    tiny.diffusion_model.input_blocks[2][0].register_forward_pre_hook(lambda *_: seen.append("block 2"))
-
-    def stop(residual):
-        raise Stopped
-
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_measured_stream_has_the_dimensions_that_the_table_says(name, tiny):
+    """(batch, tokens, channels), or more dimensions of tokens, or (tokens, channels) where the samples are packed."""
+    probe = Probe()
     with pytest.raises(Stopped):
-        tiny.call(1, transformer_options=watch_first_block({}, stop))
-    assert not seen
-    tiny.call(1)
-    assert seen == ["block 2"]
+        visited(tiny, probe, 1)
+    stream = probe.before if isinstance(probe.before, torch.Tensor) else probe.before[0]
+    assert (stream.ndim == 2) == BY_NAME[name.split(":")[0]].stacks[0].packed

@@ -68,17 +68,20 @@ class TinyModel:
                 after(self.diffusion_model)
         self.diffusion_model.requires_grad_(False).eval()
 
+    def arguments(self, *seeds: int) -> dict[str, Any]:
+        """Return the arguments of the forward, by name, for a batch of one sample for each seed."""
+        return {"context": None, "control": None, **_batch([self.inputs(Draw(seed)) for seed in seeds])}
+
     def call(self, *seeds: int, latent_seed: int | None = None, transformer_options: dict | None = None) -> Any:
         """Run one forward, the way `BaseModel._apply_model` calls it, with a batch of one sample for each seed.
 
         With `latent_seed` the latent comes from that seed, and the text and everything else from `seeds`.
         """
-        arguments = _batch([self.inputs(Draw(seed)) for seed in seeds])
+        arguments = self.arguments(*seeds)
         if latent_seed is not None:
             arguments["x"] = self.inputs(Draw(latent_seed))["x"]
         x, t = arguments.pop("x"), arguments.pop("t")
         options = {"cond_or_uncond": [0], **(transformer_options or {})}
-        arguments = {"context": None, "control": None, **arguments}
         with torch.no_grad():
             return self.diffusion_model(x, t, transformer_options=options, **arguments)
 

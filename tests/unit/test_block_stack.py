@@ -4,9 +4,9 @@ import comfy.ldm.flux.model
 import pytest
 import torch
 from velocity_nodes.acceleration.architectures import Stack
+from velocity_nodes.acceleration.block_call import Place
 from velocity_nodes.acceleration.block_stack import (
     BlockCall,
-    Place,
     UnsupportedModelError,
     architecture_of,
     map_tensors,
