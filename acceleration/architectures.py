@@ -63,7 +63,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("Chroma", "comfy.ldm.chroma.model.Chroma", (_DOUBLE, _SINGLE), covers="Radiance"),
     Architecture(
         "Wan", "comfy.ldm.wan.model.WanModel", (Stack("blocks", ("x",)),),
-        covers="2.1, 2.2, VACE, Camera, S2V, HuMo, Animate, SCAIL, WanDancer, causal",
+        covers="2.1, 2.2, VACE, Camera, S2V, HuMo, Animate, SCAIL, WanDancer",
     ),
     Architecture("HunyuanVideo", "comfy.ldm.hunyuan_video.model.HunyuanVideo", (_DOUBLE, _SINGLE), covers="1.5"),
     Architecture("LTX-Video", "comfy.ldm.lightricks.model.LTXVModel", (Stack("transformer_blocks", ("x",)),)),
@@ -165,11 +165,15 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 # Without one list of equal blocks, but with a first block that core lets us see: `unet_blocks.py`.
 UNETS: tuple[str, ...] = ("comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel",)
 
-# Models of core that First Block Cache does not take, and why.
+# Models of core that First Block Cache does not take, and why; a subclass stands before its base.
+_CASCADE = "Stable Cascade is a UNet of its own, without one list of equal blocks; use Velocity Forecast"
 EXCEPTIONS: dict[str, str] = {
-    "comfy.ldm.cascade.stage_b.StageB": "Stable Cascade is a UNet of its own, without one list of equal blocks",
-    "comfy.ldm.cascade.stage_c.StageC": "Stable Cascade is a UNet of its own, without one list of equal blocks",
-    "comfy.ldm.rt_detr.rtdetr_v4.RTv4": "detects objects in one call, there are no steps to skip",
-    "comfy.ldm.depth_anything_3.model.DepthAnything3Net": "estimates depth in one call, there are no steps to skip",
-    "comfy.ldm.sam3.detector.SAM3Model": "segments in one call, there are no steps to skip",
+    "comfy.ldm.wan.ar_model.CausalWanModel": (
+        "the ar_video sampler has each block keep keys and values for the frames to come; leave this node out"
+    ),
+    "comfy.ldm.cascade.stage_b.StageB": _CASCADE,
+    "comfy.ldm.cascade.stage_c.StageC": _CASCADE,
+    "comfy.ldm.rt_detr.rtdetr_v4.RTv4": "it detects objects in one call, there are no steps to skip",
+    "comfy.ldm.depth_anything_3.model.DepthAnything3Net": "it estimates depth in one call, there are no steps to skip",
+    "comfy.ldm.sam3.detector.SAM3Model": "it segments in one call, there are no steps to skip",
 }

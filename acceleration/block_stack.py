@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .architectures import ARCHITECTURES, Architecture, Stack
+from .architectures import ARCHITECTURES, EXCEPTIONS, Architecture, Stack
 from .block_call import BlockCall, Place, Slot, UnsupportedModelError, Visit, map_tensors
 
 __all__ = ["BlockCall", "UnsupportedModelError", "architecture_of", "map_tensors", "visit_blocks"]
@@ -24,17 +24,17 @@ __all__ = ["BlockCall", "UnsupportedModelError", "architecture_of", "map_tensors
 def architecture_of(diffusion_model: nn.Module) -> Architecture:
     """Return the row of the table for this model, looking through its base classes, most derived first.
 
-    Raises `UnsupportedModelError` for a class that is not in the table.
+    Raises `UnsupportedModelError` for a class that is not in the table, or that must not be in it.
     """
     by_class = {row.model_class: row for row in ARCHITECTURES}
-    for cls in type(diffusion_model).__mro__:
-        row = by_class.get(f"{cls.__module__}.{cls.__qualname__}")
-        if row is not None:
-            return row
-    cls = type(diffusion_model)
+    paths = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(diffusion_model).__mro__]
+    for path in paths:
+        if path in by_class:
+            return by_class[path]
+        if path in EXCEPTIONS:
+            raise UnsupportedModelError(f"the blocks of {paths[0]} can't be skipped: {EXCEPTIONS[path]}")
     raise UnsupportedModelError(
-        f"the blocks of {cls.__module__}.{cls.__qualname__} are not known to Velocity; "
-        "use Velocity Forecast instead, which works on every model"
+        f"the blocks of {paths[0]} are not known to Velocity; use Velocity Forecast instead, which needs no blocks"
     )
 
 

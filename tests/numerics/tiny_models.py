@@ -244,7 +244,6 @@ BUILDERS: dict[str, Callable[[], TinyModel]] = {
     ),
     "Wan": _model("wan.model.WanModel", WAN, _inputs(1, 4, 2, 4, 4)),
     "Wan: image to video": _model("wan.model.WanModel", {**WAN, "model_type": "i2v"}, WAN_I2V_INPUTS),
-    "Wan: causal": _model("wan.ar_model.CausalWanModel", WAN, _inputs(1, 4, 2, 4, 4)),
     "Wan: VACE": _model(
         "wan.model.VaceWanModel", {**WAN, "vace_layers": 2, "vace_in_dim": 6},
         _inputs(1, 4, 2, 4, 4, vace_context=(1, 1, 6, 2, 4, 4), vace_strength=[1.0]),

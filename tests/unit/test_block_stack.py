@@ -1,6 +1,7 @@
 """The swap itself: what it may not touch, and what a visitor is told."""
 
 import comfy.ldm.flux.model
+import comfy.ldm.wan.model
 import pytest
 import torch
 from velocity_nodes.acceleration.architectures import Stack
@@ -13,7 +14,7 @@ from velocity_nodes.acceleration.block_stack import (
     visit_blocks,
 )
 
-from tests.numerics.tiny_models import BUILDERS, FLUX, FLUX_INPUTS, TinyModel
+from tests.numerics.tiny_models import BUILDERS, FLUX, FLUX_INPUTS, VIDEO, WAN, TinyModel
 
 
 def run(call: BlockCall):
@@ -38,6 +39,13 @@ class Variadic(torch.nn.Module):
 def test_an_unknown_class_is_named_with_what_to_use_instead():
     with pytest.raises(UnsupportedModelError, match=r"torch\.nn\.modules\.linear\.Linear.*Velocity Forecast"):
         architecture_of(torch.nn.Linear(1, 1))
+
+
+def test_a_class_that_must_not_be_cached_is_refused_with_the_reason_though_its_base_is_in_the_table():
+    ar_model = pytest.importorskip("comfy.ldm.wan.ar_model", reason="an older ComfyUI has no causal Wan")
+    with pytest.raises(UnsupportedModelError, match="CausalWanModel can't be skipped: .*keys and values"):
+        architecture_of(TinyModel("comfy.ldm.wan.ar_model.CausalWanModel", WAN, VIDEO).diffusion_model)
+    assert issubclass(ar_model.CausalWanModel, comfy.ldm.wan.model.WanModel)
 
 
 def test_a_subclass_has_the_row_of_its_base():
