@@ -34,6 +34,7 @@ SAMPLERS = (
     Settings("euler_ancestral", "simple"),
 )
 FOR_QUICK = SAMPLERS[:2]
+HEUN = Settings("heun", "simple")
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,13 @@ def compare(flux: TinyFlux, samplers: tuple[Settings, ...], count: int) -> list[
     words = prompts(count)
     for settings in samplers:  # the first runs load the model and import what is imported late
         flux.paint(flux.model, settings, words[0], 0)
-    begin = time.monotonic()
+    begin, cpu_begin = time.monotonic(), time.process_time()
     for seed, prompt in enumerate(words):
         truth = flux.paint(flux.model, TRUTH, prompt, seed).picture
         for sweep in sweeps:
             sweep.run(prompt, seed, truth)
-        print(f"  prompt {seed + 1} of {count}, {time.monotonic() - begin:.0f} s", flush=True)
+        spent = f"{time.monotonic() - begin:.0f} s, {time.process_time() - cpu_begin:.0f} s of them on the CPU"
+        print(f"  prompt {seed + 1} of {count}, {spent}", flush=True)
     return [point for sweep in sweeps for point in sweep.points()]
 
 
@@ -121,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two samplers, 3 prompts, no overhead and start-up")
     parser.add_argument("--prompts", type=int, help="number of prompts (12, with --quick 3)")
+    parser.add_argument("--heun", action="store_true", help="the sampler heun in addition, with two calls per step")
     options = parser.parse_args()
     count = options.prompts or (3 if options.quick else 12)
     folder = FOLDER / ("out" if options.quick else "results")
@@ -128,7 +131,8 @@ def main() -> None:
     torch.set_num_threads(1)
     begin = time.monotonic()
     print(f"painting {count} prompts with every sampler and method:", flush=True)
-    points = compare(TinyFlux(), FOR_QUICK if options.quick else SAMPLERS, count)
+    samplers = (FOR_QUICK if options.quick else SAMPLERS) + ((HEUN,) if options.heun else ())
+    points = compare(TinyFlux(), samplers, count)
     verdicts = judge(points, methods.STOCHASTIC)
     extras: dict[str, list[Verdict]] = {"memory of the history": history_memory()}
     if not options.quick:

@@ -83,14 +83,28 @@ def _panel(axes: "Axes", points: Sequence[Point], attribute: str) -> None:
         x, mean, worst = zip(*curve, strict=True)
         axes.plot(x, mean, color=colour, linestyle=dashes, linewidth=width, marker="o", markersize=width + 1.2)
         axes.plot(x, worst, color=colour, linestyle=":", linewidth=0.9, alpha=0.7)
-        inside = [(a, b) for a, b in zip(x, mean, strict=True) if a <= MOST and FLOOR <= b <= CEILING]
-        if inside:
-            ends.append((inside[-1], family, colour))
+        end = _visible_end(list(zip(x, mean, strict=True)))
+        if end:
+            ends.append((end, family, colour))
     for point in points:
         if point.preset and point.family in STYLE:
             place = getattr(point, attribute), point.psnr_mean
             axes.plot(*place, "o", markersize=10, markerfacecolor="none", markeredgecolor=STYLE[point.family][0])
     _labels(axes, ends)
+
+
+def _visible_end(curve: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """Return the last place of the curve inside the panel: its last point, or where it crosses the right side."""
+    end = None
+    for (x, y), (to_x, to_y) in zip(curve, [*curve[1:], curve[-1]], strict=True):
+        if x > MOST:
+            break
+        if FLOOR <= y <= CEILING:
+            end = (x, y)
+        if to_x > MOST:
+            crossing = y + (to_y - y) * (MOST - x) / (to_x - x)
+            end = (MOST, crossing) if FLOOR <= crossing <= CEILING else end
+    return end
 
 
 def _labels(axes: "Axes", ends: list[tuple[tuple[float, float], str, str]]) -> None:
