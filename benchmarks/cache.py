@@ -50,7 +50,7 @@ class Grid:
 
 FULL = Grid(
     tolerances=(0.1, 0.35, 0.8, 1.8, 2.5),
-    first_block={VERIFIED: (0.03, 0.2, 0.4), CHANGE: (0.1, 0.2, 0.3), TAIL: (0.1, 0.2, 0.3)},
+    first_block={VERIFIED: (0.05, 0.2, 1.0), CHANGE: (0.1, 0.2, 0.3, 0.45), TAIL: (0.1, 0.2, 0.3)},
     core={
         EASYCACHE: (0.05, 0.1, 0.2, 0.4),
         EASYCACHE_OURS: (0.05, 0.1, 0.2),
@@ -62,7 +62,7 @@ FULL = Grid(
 )
 OTHER = Grid(
     tolerances=(0.8, 2.0),
-    first_block={VERIFIED: (0.3,), CHANGE: (0.1, 0.2), TAIL: (0.1, 0.2)},
+    first_block={VERIFIED: (1.0,), CHANGE: (0.1, 0.2, 0.35), TAIL: (0.1, 0.2)},
     core={
         EASYCACHE: (0.05, 0.1, 0.3),
         EASYCACHE_OURS: (0.05, 0.1, 0.2),
