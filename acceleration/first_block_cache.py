@@ -9,6 +9,7 @@ Invariants: threshold 0 is bit-identical to no node. All conditionings of a step
 decides: when a later batch of the same step disagrees with a skip, the step starts over and runs in full.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from .block_stack import BlockCall, architecture_of, map_tensors, visit_blocks
+from .block_stack import BlockCall, architecture_of, visit_blocks
 from .forecast import lagrange, weighted_sum
 from .step_cache import Attempt, Call, Outputs, apply_step_cache
+from .tail_residual import TailResidual
 from .unet_blocks import is_unet, watch_first_block
 
 DECISIONS = ("change", "verified")
@@ -87,7 +89,8 @@ class _Disagreement(Exception):
     """This batch of conditionings needs a full step, but one before it in the same step was skipped."""
 
 
-Key = tuple  # (uuids of the conditionings in one batch, how many batches with them came before in this step)
+# Which evaluation in the step, the uuids of the conditionings in one batch, how many batches with them came before.
+Key = tuple[int, tuple, int]
 
 
 class _FirstBlock:
@@ -100,7 +103,7 @@ class _FirstBlock:
         self.order = config.forecast_order
         self.most_skips = config.max_consecutive_hits
         self.verified = config.decision == "verified"
-        self.tail = _Tail() if config.predictor == "tail residual" else None
+        self.tail = TailResidual() if config.predictor == "tail residual" else None
         self.from_sigma = model_sampling.percent_to_sigma(config.start_percent)
         self.to_sigma = model_sampling.percent_to_sigma(config.end_percent)
         self.probes: dict[Key, list[tuple[float, torch.Tensor]]] = {}
@@ -154,7 +157,7 @@ class _FirstBlock:
         options = args[5]
         uuids = tuple(options["uuids"])
         occurrence = self.seen[uuids] = self.seen.get(uuids, -1) + 1
-        watch = _Watch(self, (uuids, occurrence))
+        watch = _Watch(self, (self.call.ordinal, uuids, occurrence), len(args[0]))
         diffusion_model = executor.class_obj.diffusion_model
         original = getattr(diffusion_model, "_orig_mod", diffusion_model)
         try:
@@ -165,6 +168,7 @@ class _FirstBlock:
                     return executor(*args, **kwargs)
             return self._apply_compiled(executor, original, watch, args, kwargs)
         except _StopForward:
+            _release_prefetched()
             return torch.zeros_like(args[0])
 
     def _apply_compiled(self, executor: Callable, original: Any, watch: "_Watch", args: tuple, kwargs: dict) -> Any:
@@ -225,9 +229,10 @@ class _FirstBlock:
 class _Watch:
     """Watches one call of the model, which evaluates one batch of conditionings."""
 
-    def __init__(self, technique: _FirstBlock, key: Key) -> None:
+    def __init__(self, technique: _FirstBlock, key: Key, samples: int) -> None:
         self.technique = technique
         self.key = key
+        self.samples = samples
         self.skipped = False
         self.only_probe = False
 
@@ -242,46 +247,28 @@ class _Watch:
         tail = self.technique.tail
         if call.stack_index or call.index:
             return tail.visit(call, self.key, self.skipped) if tail else call.run()
-        before = _thin(_measured(call, call.streams())).clone()  # blocks add in place
+        before = self._measured(call, call.streams()).clone()  # blocks add in place
         output = call.run()
-        self.on_residual(_thin(_measured(call, call.unpack(output))) - before)
+        self.on_residual(self._measured(call, call.unpack(output)) - before)
         if tail:
             tail.enter(call.stack_index, call.unpack(output))
         return output
 
-
-class _Tail:
-    """What the blocks behind the first added in the last full step, per batch of conditionings and stack."""
-
-    def __init__(self) -> None:
-        self.residuals: dict[tuple[Key, int], dict[str, Any]] = {}
-        self.entries: dict[int, dict[str, Any]] = {}
-
-    def enter(self, stack_index: int, streams: dict[str, Any]) -> None:
-        """Keep what enters the part of a stack that is replaced on a hit (a copy: ControlNets add in place)."""
-        self.entries[stack_index] = map_tensors(torch.clone, streams)
-
-    def visit(self, call: BlockCall, key: Key, skipped: bool) -> Any:
-        """Run the block and learn, or pass its input through and add what was learnt at the end of the stack."""
-        if call.index == 0:
-            self.enter(call.stack_index, call.streams())
-        last = call.index == call.count - 1
-        place = (key, call.stack_index)
-        if skipped:
-            if not last:
-                return call.pack(call.streams())
-            return call.pack(map_tensors(torch.add, self.entries.pop(call.stack_index), self.residuals[place]))
-        output = call.run()
-        if last:
-            self.residuals[place] = map_tensors(torch.sub, call.unpack(output), self.entries.pop(call.stack_index))
-        return output
+    def _measured(self, call: BlockCall, streams: dict[str, Any]) -> torch.Tensor:
+        """A thin view (B, ...) of the stream to measure, or of its first part (video before audio)."""
+        stream = streams[call.stack.measured]
+        tensor = stream if isinstance(stream, torch.Tensor) else stream[0]
+        if call.stack.packed:
+            tensor = tensor.unflatten(0, (self.samples, -1))
+        return _thin(tensor.movedim(call.stack.batch_dim, 0))
 
 
-def _measured(call: BlockCall, streams: dict[str, Any]) -> torch.Tensor:
-    """The stream to measure, or its first part (video before audio), with the samples in dimension 0."""
-    stream = streams[call.stack.measured]
-    tensor = stream if isinstance(stream, torch.Tensor) else stream[0]
-    return tensor.movedim(call.stack.batch_dim, 0)
+def _release_prefetched() -> None:
+    """Free the weights that core streams ahead of the blocks that were not run (ComfyUI versions that do so)."""
+    with contextlib.suppress(ImportError):
+        from comfy.model_prefetch import cleanup_prefetch_queues
+
+        cleanup_prefetch_queues()
 
 
 def _thin(tensor: torch.Tensor) -> torch.Tensor:

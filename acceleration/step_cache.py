@@ -20,6 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
+from .active_conditioning import signature
 from .forecast import FlowFrame, History, weighted_sum
 from .step_clock import StepClock
 from .telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
@@ -54,7 +55,8 @@ class Stream:
 class Call:
     """One evaluation of the conditionings at latent `x` (B, ...).
 
-    `length` is the signed length of the coming step in `time`, `share` its size over the schedule's mean step.
+    `length` is the signed length of the coming step in `time`, `share` its size over the schedule's mean step, `index`
+    the step, `ordinal` counts the evaluations that the guider makes within it.
     """
 
     x: torch.Tensor
@@ -63,6 +65,7 @@ class Call:
     length: float
     share: float
     index: int
+    ordinal: int
     stream: Stream
 
 
@@ -179,6 +182,11 @@ class _Run:
         self, executor: Callable, model: Any, conds: list, x: torch.Tensor, timestep: torch.Tensor, options: dict
     ) -> Outputs:
         """Answer one evaluation of the conditionings, from the model or from history."""
+        if "ar_state" in options.get("transformer_options", {}):
+            raise ValueError(
+                "the ar_video sampler hands state from each model call to the next, so none can be skipped: "
+                f"remove or bypass {self.technique.name}"
+            )
         ordinal, self.ordinal = self.ordinal, self.ordinal + 1
 
         def run_model() -> Outputs:
@@ -231,11 +239,11 @@ class _Run:
         """Return the call with its stream, emptied when what it remembers no longer applies."""
         stream = self.streams.setdefault(ordinal, Stream(History(self.technique.order)))
         now, then = self.frame.time(sigma), self.frame.time(self.sigmas[min(index + 1, len(self.sigmas) - 1)])
-        signature = (tuple(x.shape), *(_signature(cond, sigma) for cond in conds))
+        signature = (tuple(x.shape), *(signature(cond, sigma) for cond in conds))
         if stream.signature != signature or (stream.latent is not None and now > stream.time):
             self.streams[ordinal] = stream = Stream(History(self.technique.order), signature)
         length = min(0.0, then - now)
-        return Call(x, sigma, now, length, abs(length) / self.mean_length, index, stream)
+        return Call(x, sigma, now, length, abs(length) / self.mean_length, index, ordinal, stream)
 
     def _may_skip(self, ordinal: int, call: Call) -> bool:
         """Whether there is enough history, and nothing forbids to skip."""
@@ -301,27 +309,3 @@ class _Run:
         if len(conds) != 2 or None in conds or not isinstance(scale, int | float) or math.isclose(scale, 0.0):
             return None
         return [float(scale), 1.0 - float(scale)]
-
-
-def _signature(cond: list[dict] | None, sigma: float) -> tuple | None:
-    """What makes the output of a conditioning jump when it changes: which entries, ControlNets and hooks are active."""
-    if cond is None:
-        return None
-    return tuple((entry.get("uuid"), _active(entry, sigma), *_controls(entry.get("control"), sigma)) for entry in cond)
-
-
-def _active(entry: dict, sigma: float) -> tuple:
-    started = sigma <= entry.get("timestep_start", math.inf)
-    ended = sigma < entry.get("timestep_end", -math.inf)
-    hooks = getattr(entry.get("hooks"), "hooks", ())
-    keyframes = [getattr(hook.hook_keyframe, "keyframes", ()) for hook in hooks]
-    return started, ended, tuple(sum(frame.start_t >= sigma for frame in frames) for frames in keyframes)
-
-
-def _controls(control: Any, sigma: float) -> list[bool]:
-    active = []
-    while control is not None:
-        begin, end = control.timestep_range or (math.inf, -math.inf)
-        active.append(end <= sigma <= begin)
-        control = control.previous_controlnet
-    return active
