@@ -75,8 +75,8 @@ def apply_first_block_cache(model: ModelPatcher, config: FirstBlockCacheConfig) 
             "can't be reused; choose the predictor 'output forecast'"
         )
 
-    def technique(base_model: Any) -> _FirstBlock:
-        return _FirstBlock(config, base_model.model_sampling)
+    def technique(base_model: Any) -> FirstBlockTechnique:
+        return FirstBlockTechnique(config, base_model.model_sampling)
 
     return apply_step_cache(model, technique)
 
@@ -93,7 +93,7 @@ class _Disagreement(Exception):
 Key = tuple[int, tuple, int]
 
 
-class _FirstBlock:
+class FirstBlockTechnique:
     """The technique of one run."""
 
     name = "First Block Cache"
@@ -229,7 +229,7 @@ class _FirstBlock:
 class _Watch:
     """Watches one call of the model, which evaluates one batch of conditionings."""
 
-    def __init__(self, technique: _FirstBlock, key: Key, samples: int) -> None:
+    def __init__(self, technique: FirstBlockTechnique, key: Key, samples: int) -> None:
         self.technique = technique
         self.key = key
         self.samples = samples

@@ -14,9 +14,9 @@ NAMES = ("faithful", "balanced", "draft", "custom")
 
 FORECAST: dict[str, dict[str, ForecastConfig]] = {
     ANY: {
-        "faithful": ForecastConfig(tolerance=0.2),
-        "balanced": ForecastConfig(tolerance=0.5),
-        "draft": ForecastConfig(tolerance=1.2),
+        "faithful": ForecastConfig(tolerance=0.15),
+        "balanced": ForecastConfig(tolerance=0.35),
+        "draft": ForecastConfig(tolerance=0.8),
     },
 }
 

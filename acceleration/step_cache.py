@@ -37,12 +37,13 @@ Outputs = list[torch.Tensor]  # denoised output per conditioning; zeros where a 
 class Stream:
     """What is remembered of one of the evaluations that a guider makes per step (most make one).
 
+    `active` is what the history holds for (`active_conditioning.signature`).
     `skips` counts the calls skipped since the last full one, `skipped` lists (time, length) of those the forecast
     answered, `drift` is their estimated error so far.
     """
 
     history: History
-    signature: tuple = ()
+    active: tuple = ()
     skips: int = 0
     skipped: list[tuple[float, float]] = field(default_factory=list)
     drift: float = 0.0
@@ -239,9 +240,9 @@ class _Run:
         """Return the call with its stream, emptied when what it remembers no longer applies."""
         stream = self.streams.setdefault(ordinal, Stream(History(self.technique.order)))
         now, then = self.frame.time(sigma), self.frame.time(self.sigmas[min(index + 1, len(self.sigmas) - 1)])
-        signature = (tuple(x.shape), *(signature(cond, sigma) for cond in conds))
-        if stream.signature != signature or (stream.latent is not None and now > stream.time):
-            self.streams[ordinal] = stream = Stream(History(self.technique.order), signature)
+        active = (tuple(x.shape), *(signature(cond, sigma) for cond in conds))
+        if stream.active != active or (stream.latent is not None and now > stream.time):
+            self.streams[ordinal] = stream = Stream(History(self.technique.order), active)
         length = min(0.0, then - now)
         return Call(x, sigma, now, length, abs(length) / self.mean_length, index, ordinal, stream)
 

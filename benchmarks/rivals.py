@@ -34,7 +34,11 @@ def lazycache(model: ModelPatcher, threshold: float, window: tuple[float, float]
 def our_window(model: ModelPatcher, settings: Settings) -> tuple[float, float]:
     """Return the start and end percent with which core's caches may skip just the steps that ours may."""
     sampling = model.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, settings.scheduler, settings.steps).tolist()
+    # KSampler and not the scheduler alone: uni_pc gets another schedule.
+    sampler = comfy.samplers.KSampler(
+        model, settings.steps, model.load_device, settings.sampler, settings.scheduler, denoise=1.0
+    )
+    sigmas = sampler.sigmas.tolist()
     first, last = WARMUP, settings.steps - FINAL
     start = (sigmas[first - 1] + sigmas[first]) / 2
     end = (sigmas[last - 1] + sigmas[last]) / 2

@@ -1,4 +1,4 @@
-"""Real sampling with the trained tiny Flux, in process: the same classes and calls that ComfyUI's KSampler node makes."""
+"""Real sampling with the trained tiny Flux, in process, by the calls that ComfyUI's KSampler nodes make."""
 
 import functools
 from collections.abc import Iterator
@@ -70,7 +70,14 @@ class Result:
         return picture(self.latent)
 
 
-def sample(
+def sample(model: ModelPatcher, *conditioning: list, **settings: Any) -> Result:
+    """Sample as `run_sampler` does and count what the model sees."""
+    with full_passes(model) as seen:
+        latent = run_sampler(model, *conditioning, **settings)
+    return Result(latent, tuple(seen))
+
+
+def run_sampler(
     model: ModelPatcher,
     positive: list | None = None,
     negative: list | None = None,
@@ -83,8 +90,8 @@ def sample(
     latent: torch.Tensor | None = None,
     noise: torch.Tensor | None = None,
     **others: Any,
-) -> Result:
-    """Sample as ComfyUI's KSampler nodes do, or with a sampler object as SamplerCustom does.
+) -> torch.Tensor:
+    """Sample as ComfyUI's KSampler nodes do, or with a sampler object as SamplerCustom does; return the latent.
 
     `others` are those of `comfy.sample.sample` or `sample_custom` (denoise, start_step, sigmas, noise_mask ...).
     """
@@ -92,16 +99,10 @@ def sample(
     negative = prompt(NEGATIVE) if negative is None else negative
     latent = empty() if latent is None else latent
     noise = comfy.sample.prepare_noise(latent, seed) if noise is None else noise
-    others = {"seed": seed, "disable_pbar": True, **others}
-    with full_passes(model) as seen:
-        if isinstance(sampler, str):
-            out = comfy.sample.sample(
-                model, noise, steps, cfg, sampler, scheduler, positive, negative, latent, **others
-            )  # fmt: skip
-        else:
-            sigmas = schedule(model, scheduler, steps)
-            out = comfy.sample.sample_custom(model, noise, cfg, sampler, sigmas, positive, negative, latent, **others)
-    return Result(out, tuple(seen))
+    conds, others = (positive, negative, latent), {"seed": seed, "disable_pbar": True, **others}
+    if isinstance(sampler, str):
+        return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, *conds, **others)
+    return comfy.sample.sample_custom(model, noise, cfg, sampler, schedule(model, scheduler, steps), *conds, **others)
 
 
 def sample_guided(guider: comfy.samplers.CFGGuider, *, seed: int = 2, steps: int = 20) -> Result:

@@ -1,4 +1,4 @@
-"""The step caches under test. Every test that takes a `technique` runs once for each: both decisions, both predictors."""
+"""The step caches under test: both nodes, both decisions, both predictors. Tests that take a `technique` run for each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

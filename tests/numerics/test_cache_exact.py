@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from .sampling import PROMPT, empty, last_record, prompt, sample, stock, tiny_flux
-from .techniques import FIRST_BLOCK, FORECAST, Technique, each
+from .techniques import FORECAST, Technique, each
 
 RUNS = {
     "euler": {"steps": 8},
