@@ -1,6 +1,6 @@
 """`python -m nox -s bench -- cache`: what step caching buys and what it costs, beside its rivals. README.md explains.
 
-One process, one thread. Writes results/cache.json, cache.md and cache.png (with --quick: under out/ instead).
+One process, one thread. Writes results/cache.json, cache.md and cache.png; with fewer prompts under out/ instead.
 """
 
 import argparse
@@ -34,6 +34,7 @@ SAMPLERS = (
     Settings("euler_ancestral", "simple"),
 )
 FOR_QUICK = SAMPLERS[:2]
+PROMPTS = 12
 HEUN = Settings("heun", "simple")
 
 
@@ -74,8 +75,8 @@ OTHER = Grid(
 )
 
 
-def compare(flux: TinyFlux, samplers: tuple[Settings, ...], count: int) -> list[Point]:
-    """Return every point of every sampler, over `count` prompts."""
+def compare(flux: TinyFlux, samplers: tuple[Settings, ...], count: int) -> tuple[list[Point], str]:
+    """Return every point of every sampler, over `count` prompts, and how steady the plain model's times were."""
     sweeps = []
     for settings in samplers:
         grid = FULL if settings == EULER else OTHER
@@ -94,7 +95,7 @@ def compare(flux: TinyFlux, samplers: tuple[Settings, ...], count: int) -> list[
             sweep.run(prompt, seed, truth)
         spent = f"{time.monotonic() - begin:.0f} s, {time.process_time() - cpu_begin:.0f} s of them on the CPU"
         print(f"  prompt {seed + 1} of {count}, {spent}", flush=True)
-    return [point for sweep in sweeps for point in sweep.points()]
+    return [point for sweep in sweeps for point in sweep.points()], sweeps[0].steadiness()
 
 
 def environment(count: int) -> dict[str, str | int]:
@@ -122,17 +123,17 @@ def main() -> None:
     """Measure, print, and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two samplers, 3 prompts, no overhead and start-up")
-    parser.add_argument("--prompts", type=int, help="number of prompts (12, with --quick 3)")
+    parser.add_argument("--prompts", type=int, help=f"number of prompts ({PROMPTS}, with --quick 3)")
     parser.add_argument("--heun", action="store_true", help="the sampler heun in addition, with two calls per step")
     options = parser.parse_args()
-    count = options.prompts or (3 if options.quick else 12)
-    folder = FOLDER / ("out" if options.quick else "results")
+    count = options.prompts or (3 if options.quick else PROMPTS)
+    folder = FOLDER / ("out" if options.quick or count < PROMPTS else "results")
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     begin = time.monotonic()
     print(f"painting {count} prompts with every sampler and method:", flush=True)
     samplers = (FOR_QUICK if options.quick else SAMPLERS) + ((HEUN,) if options.heun else ())
-    points = compare(TinyFlux(), samplers, count)
+    points, steadiness = compare(TinyFlux(), samplers, count)
     verdicts = judge(points, methods.STOCHASTIC)
     extras: dict[str, list[Verdict]] = {"memory of the history": history_memory()}
     if not options.quick:
@@ -140,7 +141,7 @@ def main() -> None:
         extras["overhead"], extras["start-up"] = measure_overhead(), measure_startup()
     for more in extras.values():
         verdicts += more
-    notes = {**environment(count), "seconds": round(time.monotonic() - begin)}
+    notes = {**environment(count), "plain run": steadiness, "seconds": round(time.monotonic() - begin)}
     text = markdown(notes, points, verdicts)
     print(text)
     (folder / "cache.md").write_text(text, encoding="utf-8", newline="\n")

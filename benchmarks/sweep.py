@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +76,11 @@ class Sweep:
         plain = Point(*names, "no cache", f"{self.settings.steps} steps", "", 1.0, 1.0, 1.0, IDENTICAL, IDENTICAL,
                       sum(self.plain_truth) / count, calls, calls)  # fmt: skip
         return [plain, *(_point(self.settings, method, tally) for method, _, tally in self.methods)]
+
+    def steadiness(self) -> str:
+        """Return the median of the plain runs and their spread: a large one says that the machine was busy."""
+        low, middle, high = statistics.quantiles([run.seconds for run in self.plain_runs], n=4)
+        return f"{middle:.3f} s (half of them within {100 * (high - low) / middle:.0f} %)"
 
     def _plain(self, prompt: str, seed: int) -> Painting:
         painting = self.flux.paint(self.flux.model, self.settings, prompt, seed)
