@@ -1,0 +1,118 @@
+"""First Block Cache on a tiny model of every architecture: exact where it must not skip, one block where it skips."""
+
+import pytest
+import torch
+from velocity_nodes.acceleration.block_stack import architecture_of
+from velocity_nodes.acceleration.first_block_cache import FirstBlockCacheConfig, FirstBlockTechnique
+from velocity_nodes.acceleration.forecast import History
+from velocity_nodes.acceleration.step_cache import Call, Stream
+
+from .test_architectures import TAIL, fingerprint, flat, tiny  # noqa: F401 (tiny is a fixture)
+from .tiny_models import BUILDERS, UNET_BUILDERS, NotInThisComfyUI, TinyModel
+
+
+class Host:
+    """Stands where ComfyUI's `BaseModel.apply_model` calls the model, and counts which blocks really run."""
+
+    def __init__(self, model: TinyModel, technique: FirstBlockTechnique) -> None:
+        self.model = model
+        self.class_obj = self
+        self.technique = technique
+        self.output = None
+
+    @property
+    def diffusion_model(self) -> torch.nn.Module:
+        return self.model.diffusion_model
+
+    def __call__(self, x, t, concat, context, control, options) -> torch.Tensor:
+        self.output = flat(self.model.call(self.seed, transformer_options=options))
+        return self.output
+
+    def run(self, seed: int) -> list[torch.Tensor]:
+        self.seed, self.output = seed, None
+        options = {"uuids": ["one"], "cond_or_uncond": [0], "sigmas": torch.tensor([0.7])}
+        return [self.technique.apply_model(self, torch.zeros(1, 4), None, None, None, None, options)]
+
+
+class Sampling:
+    def percent_to_sigma(self, percent: float) -> float:
+        return 1.0 - percent
+
+
+def host_of(model: TinyModel, **settings) -> Host:
+    return Host(model, FirstBlockTechnique(FirstBlockCacheConfig(**settings), Sampling()))
+
+
+def call_at(time: float) -> Call:
+    return Call(torch.zeros(1, 4), time, time, -0.1, 1.0, 0, 0, Stream(History(1)))
+
+
+def blocks_run(model: TinyModel, work) -> int:
+    """How many blocks of the model ran during `work()`."""
+    ran, hooks = [], []
+    for stack in architecture_of(model.diffusion_model).stacks:
+        blocks = model.diffusion_model.get_submodule(stack.attribute)
+        for block in blocks.values() if hasattr(blocks, "values") else blocks:
+            hooks.append(block.register_forward_pre_hook(lambda *_: ran.append(1)))
+    try:
+        work()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return len(ran)
+
+
+def warmed_up(host: Host) -> None:
+    for seed, time in ((1, 0.9), (2, 0.8)):
+        host.technique.observe(call_at(time), lambda seed=seed: host.run(seed))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_step_that_is_not_skipped_is_exact(name, tiny) -> None:  # noqa: F811
+    stock, before = flat(tiny.call(3)), fingerprint(tiny.diffusion_model)
+    host = host_of(tiny, residual_diff_threshold=1e-30)
+    warmed_up(host)
+    attempt = host.technique.attempt(call_at(0.7), lambda: host.run(3))
+    assert not attempt.skipped and attempt.metric > 0.0
+    assert torch.equal(attempt.outputs[0], stock)
+    assert fingerprint(tiny.diffusion_model) == before
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_skipped_step_runs_one_block(name, tiny) -> None:  # noqa: F811
+    tiny.call(1)  # some models set attributes in their first call
+    before = fingerprint(tiny.diffusion_model)
+    host = host_of(tiny, residual_diff_threshold=1e30)
+    warmed_up(host)
+    attempts = []
+    ran = blocks_run(tiny, lambda: attempts.append(host.technique.attempt(call_at(0.7), lambda: host.run(3))))
+    assert attempts[0].skipped and attempts[0].outputs is None  # the engine answers with its forecast
+    assert host.output is None and ran == 1
+    assert fingerprint(tiny.diffusion_model) == before
+
+
+@pytest.mark.parametrize("name", TAIL)
+def test_the_tail_residual_answers_with_one_block(name, tiny) -> None:  # noqa: F811
+    host = host_of(tiny, residual_diff_threshold=1e30, decision="change", predictor="tail residual")
+    warmed_up(host)
+    full = host.output
+    attempts = []
+    ran = blocks_run(tiny, lambda: attempts.append(host.technique.attempt(call_at(0.7), lambda: host.run(2))))
+    assert attempts[0].skipped and ran == 1
+    torch.testing.assert_close(attempts[0].outputs[0], full, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", UNET_BUILDERS)
+def test_unets_skip_behind_their_first_block(name) -> None:
+    try:
+        model = UNET_BUILDERS[name]()
+    except NotInThisComfyUI as error:
+        pytest.skip(str(error))
+    stock = flat(model.call(3))
+    host = host_of(model, residual_diff_threshold=1e-30)
+    warmed_up(host)
+    attempt = host.technique.attempt(call_at(0.7), lambda: host.run(3))
+    assert not attempt.skipped and torch.equal(attempt.outputs[0], stock)
+    host = host_of(model, residual_diff_threshold=1e30)
+    warmed_up(host)
+    assert host.technique.attempt(call_at(0.7), lambda: host.run(3)).skipped and host.output is None
