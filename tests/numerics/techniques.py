@@ -35,7 +35,7 @@ def _first_block(**settings) -> Apply:
 TAIL = {"decision": "change", "predictor": "tail residual"}
 FORECAST = Technique("Forecast", _forecast(tolerance=0.5), _forecast(tolerance=0.0))
 FIRST_BLOCK = Technique(
-    "First Block", _first_block(residual_diff_threshold=0.1), _first_block(residual_diff_threshold=0.0), probes=True
+    "First Block", _first_block(residual_diff_threshold=0.3), _first_block(residual_diff_threshold=0.0), probes=True
 )
 FIRST_BLOCK_TAIL = Technique(
     "First Block, tail",
