@@ -1,8 +1,8 @@
 """`python -m nox -s bench -- overhead`: what the nodes cost per step when they skip nothing.
 
 The model is core's Flux class with random weights and over 100 million parameters. The tolerance is so small that every
-step asks and none is skipped. Runs take turns, and the plain model runs twice in each round: the second against the
-first shows how far the machine can tell.
+step asks and none is skipped. A run of the plain model lies between any two others; each run is compared with the plain
+ones beside it, and so are the plain ones themselves, which shows how far the machine can tell.
 """
 
 import gc
@@ -24,7 +24,7 @@ from .targets import Verdict
 HIDDEN, DOUBLE, SINGLE = 1024, 2, 2
 TEXT_WIDTH, TEXT_TOKENS, POOLED_WIDTH = 64, 16, 64
 LATENT = (1, 16, 16, 16)  # 64 tokens
-STEPS, ROUNDS = 7, 12
+STEPS, ROUNDS = 7, 8
 MEASURED = slice(3, STEPS - 1)  # the steps in which both nodes decide
 NEVER = 1e-9
 LIMITS = {"Velocity Forecast": 1.0, "First Block Cache": 2.0}  # percent of a step
@@ -32,44 +32,45 @@ LIMITS = {"Velocity Forecast": 1.0, "First Block Cache": 2.0}  # percent of a st
 
 def measure_overhead(rounds: int = ROUNDS) -> list[Verdict]:
     """Return the verdicts on the cost of each node at a tolerance that skips nothing, and at 0."""
-    model = random_flux()
-    plain, again = "no node", "no node, again"
-    models = {plain: model, again: model}
+    plain = random_flux()
+    models = {}
     for value in (NEVER, 0.0):
-        models[f"Velocity Forecast, tolerance {value:g}"] = apply_velocity_forecast(model, ForecastConfig(value))
-        models[f"First Block Cache, threshold {value:g}"] = apply_first_block_cache(model, FirstBlockCacheConfig(value))
-    for one in models.values():
+        models[f"Velocity Forecast, tolerance {value:g}"] = apply_velocity_forecast(plain, ForecastConfig(value))
+        models[f"First Block Cache, threshold {value:g}"] = apply_first_block_cache(plain, FirstBlockCacheConfig(value))
+    for one in (plain, *models.values()):  # warm up
         step_seconds(one)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    names = list(models)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds[name].append(statistics.median(step_seconds(models[name])))
-    base = [(a + b) / 2 for a, b in zip(seconds[plain], seconds[again], strict=True)]
-    noise, step = _percent(seconds[again], seconds[plain]), 1000 * statistics.median(base)
-    tells = f"{noise:+.2f} % of a step of {step:.0f} ms"
-    verdicts = [Verdict("overhead: no node against itself", "0 %, how far this machine can tell", tells, None)]
-    for name in names[2:]:
-        verdicts.append(_verdict(name, _percent(seconds[name], base), abs(noise)))
-    return verdicts
+    turns = list(models) * rounds
+    base, mine = [step_seconds(plain)], []
+    for name in turns:
+        mine.append(step_seconds(models[name]))
+        base.append(step_seconds(plain))
+    percent = {name: [] for name in models}
+    for name, seconds, before, after in zip(turns, mine, base, base[1:], strict=False):
+        percent[name].append(_more(seconds, before, after))
+    itself = [_more(*three) for three in zip(base[1:], base, base[2:], strict=False)]
+    single, step = statistics.median(map(abs, itself)), 1000 * statistics.median(base)
+    noise = single / rounds**0.5
+    tells = f"{statistics.median(itself):+.2f} %, one run within {single:.2f} %, {rounds} within {noise:.2f} %"
+    verdicts = [Verdict("overhead: no node against itself", f"0 % of a step of {step:.0f} ms", tells, None)]
+    return verdicts + [_verdict(name, statistics.median(values), noise) for name, values in percent.items()]
 
 
-def _percent(seconds: list[float], base: list[float]) -> float:
-    """Compare round by round and return the median of the rounds, in percent of a step."""
-    return statistics.median(100 * (mine / other - 1) for mine, other in zip(seconds, base, strict=True))
+def _more(seconds: float, before: float, after: float) -> float:
+    """Return by how many percent a run is slower than the plain runs before and after it."""
+    return 100 * (2 * seconds / (before + after) - 1)
 
 
 def _verdict(name: str, percent: float, noise: float) -> Verdict:
-    """Judge one node; where the machine's noise is above the limit nothing is decided."""
+    """Judge one node; where the noise is above half the limit nothing is decided."""
     limit = LIMITS[name.split(",")[0]]
     measured, met = f"{percent:+.2f} %", percent <= limit
-    if noise > limit:
+    if noise > limit / 2:
         measured, met = f"{measured}, undecided: the machine is too busy, run it again on an idle one", None
     return Verdict(f"overhead: {name}", f"at most {limit:g} % of a step", measured, met)
 
 
-def step_seconds(model: ModelPatcher) -> list[float]:
-    """Return the wall-clock seconds of the steps in which a node would decide."""
+def step_seconds(model: ModelPatcher) -> float:
+    """Return the wall-clock seconds of the median of the steps in which a node would decide, in one run."""
     marks: list[float] = []
 
     def on_step(*_: Any) -> None:
@@ -84,7 +85,7 @@ def step_seconds(model: ModelPatcher) -> list[float]:
     )
     # A callback comes behind the model call of its step: mark i to mark i + 1 is step i + 1.
     steps = [0.0, *(after - before for before, after in zip(marks, marks[1:], strict=False))]
-    return steps[MEASURED]
+    return statistics.median(steps[MEASURED])
 
 
 def random_flux() -> ModelPatcher:
