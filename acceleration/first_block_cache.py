@@ -21,8 +21,9 @@ from comfy.patcher_extension import WrappersMP
 
 from .block_stack import BlockCall, architecture_of, visit_blocks
 from .forecast import lagrange, weighted_sum
-from .step_cache import Attempt, Call, Outputs, apply_step_cache
+from .step_cache import apply_step_cache
 from .tail_residual import TailResidual
+from .technique import Attempt, Call, Outputs
 from .unet_blocks import is_unet, watch_first_block
 
 DECISIONS = ("change", "verified")
@@ -75,8 +76,8 @@ def apply_first_block_cache(model: ModelPatcher, config: FirstBlockCacheConfig) 
             "can't be reused; choose the predictor 'output forecast'"
         )
 
-    def technique(base_model: Any) -> FirstBlockTechnique:
-        return FirstBlockTechnique(config, base_model.model_sampling)
+    def technique(patcher: ModelPatcher) -> FirstBlockTechnique:
+        return FirstBlockTechnique(config, patcher.get_model_object("model_sampling"))
 
     return apply_step_cache(model, technique)
 

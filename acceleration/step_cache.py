@@ -1,4 +1,4 @@
-"""The engine that skips model calls within a sampling run; what decides is a `Technique` (the files beside this one).
+"""The engine that skips model calls within a sampling run; what decides is a `Technique` (`technique.py`).
 
 It sits where the guider evaluates all its conditionings at once (ComfyUI's CALC_COND_BATCH wrapper). There one decision
 covers cond and uncond however core batches them, ControlNets of a skipped step are not run either, and guiders, CFG
@@ -12,8 +12,7 @@ other clones are never touched; with limit 0 every call goes straight through.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -23,97 +22,26 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from .active_conditioning import signature
 from .forecast import FlowFrame, History, weighted_sum
 from .step_clock import StepClock
+from .technique import Attempt, Call, Outputs, Stream, Technique
 from .telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
 
 KEY = "velocity_step_cache"
 RIVALS = {"easycache": "EasyCache", "lazycache": "LazyCache"}  # wrapper keys of core's own step caches
-CORRECTION = 0.5  # share of the measured drift that is given back; benchmarks/cache.py: 0 and 1 are both worse
+CORRECTION = 0.5  # share of the drift that is given back: what a full step reveals of it is an estimate as well
 JUMP = 0.25  # a latent further than this (relative) from where the last call led is another trajectory
 
-Outputs = list[torch.Tensor]  # denoised output per conditioning; zeros where a conditioning is None
 
-
-@dataclass
-class Stream:
-    """What is remembered of one of the evaluations that a guider makes per step (most make one).
-
-    `active` is what the history holds for (`active_conditioning.signature`).
-    `skips` counts the calls skipped since the last full one, `skipped` lists (time, length) of those the forecast
-    answered, `drift` is their estimated error so far.
-    """
-
-    history: History
-    active: tuple = ()
-    skips: int = 0
-    skipped: list[tuple[float, float]] = field(default_factory=list)
-    drift: float = 0.0
-    latent: torch.Tensor | None = None
-    velocity: torch.Tensor | None = None
-    time: float = 0.0
-
-
-@dataclass
-class Call:
-    """One evaluation of the conditionings at latent `x` (B, ...).
-
-    `length` is the signed length of the coming step in `time`, `share` its size over the schedule's mean step, `index`
-    the step, `ordinal` counts the evaluations that the guider makes within it.
-    """
-
-    x: torch.Tensor
-    sigma: float
-    time: float
-    length: float
-    share: float
-    index: int
-    ordinal: int
-    stream: Stream
-
-
-@dataclass
-class Attempt:
-    """What a technique made of a call: `outputs` when it ran the model, None to use the forecast; and why."""
-
-    outputs: Outputs | None
-    metric: float | None
-    skipped: bool
-
-
-class Technique(Protocol):
-    """Decides whether a call may be skipped. One instance per run."""
-
-    name: str
-    limit: float
-    order: int
-    most_skips: int  # consecutive, -1 no limit
-
-    def in_window(self, index: int, steps: int, sigma: float) -> bool:
-        """Whether the sampler's step may be skipped at all."""
-
-    def attempt(self, call: Call, run_model: Callable[[], Outputs]) -> Attempt:
-        """Decide, running the model where needed."""
-
-    def observe(self, call: Call, run_model: Callable[[], Outputs]) -> Outputs:
-        """Run a full step and remember what deciding will need."""
-
-    def wrappers(self) -> dict[str, Callable]:
-        """Further wrappers the technique needs during the run, by wrapper type."""
-
-    def forget(self) -> None:
-        """Free the tensors of the run."""
-
-
-def apply_step_cache(model: ModelPatcher, technique: Callable[[Any], Technique]) -> ModelPatcher:
+def apply_step_cache(model: ModelPatcher, technique: Callable[[ModelPatcher], Technique]) -> ModelPatcher:
     """Return a clone of `model` whose sampling runs go through a step cache.
 
-    `technique` is called with the run's model (a `BaseModel`) and returns the run's technique.
+    `technique` is called with the run's model and returns the run's technique.
     """
     model = model.clone()
 
     def outer_sample(executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         guider = executor.class_obj
         _refuse_rivals(guider.model_options)
-        run = _Run(technique(guider.model_patcher.model), guider, args[3])
+        run = _Run(technique(guider.model_patcher), guider, args[3])
         try:
             output = executor(*args, **kwargs)
             run.record.completed = True
@@ -150,7 +78,7 @@ class _Run:
         self.technique = technique
         self.guider = guider
         self.sigmas: list[float] = sigmas.tolist()
-        self.frame = FlowFrame(straight=isinstance(guider.model_patcher.model.model_sampling, CONST))
+        self.frame = FlowFrame(straight=isinstance(guider.model_patcher.get_model_object("model_sampling"), CONST))
         span = self.frame.time(self.sigmas[0]) - self.frame.time(self.sigmas[-1])
         self.mean_length = abs(span) / max(1, len(self.sigmas) - 1) or 1.0
         self.streams: dict[int, Stream] = {}

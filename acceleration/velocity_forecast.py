@@ -10,11 +10,11 @@ Invariants: tolerance 0 is bit-identical to no node; a forecast whose error is n
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
-from .step_cache import Attempt, Call, Outputs, apply_step_cache
+from .step_cache import apply_step_cache
+from .technique import Attempt, Call, Outputs
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class _Forecast:
 def apply_velocity_forecast(model: ModelPatcher, config: ForecastConfig) -> ModelPatcher:
     """Return a clone of `model` that forecasts where it can. Raises `ValueError` when sampled with a second cache."""
 
-    def technique(_: Any) -> _Forecast:
+    def technique(_: ModelPatcher) -> _Forecast:
         return _Forecast(config)
 
     return apply_step_cache(model, technique)
