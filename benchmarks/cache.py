@@ -7,84 +7,33 @@ import argparse
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
 import comfyui_version
 import torch
 
-from . import methods
+from .grids import SAMPLERS, plan
 from .memory import history_memory
+from .methods import STOCHASTIC
 from .overhead import measure_overhead
 from .plot import draw
 from .startup import measure_startup
 from .sweep import TRUTH, Sweep
 from .table import markdown
-from .targets import CHANGE, EASYCACHE, EASYCACHE_OURS, LAZYCACHE, LAZYCACHE_OURS, TAIL, VERIFIED, Point, Verdict, judge
+from .targets import Point, judge
 from .tiny_flux import STEPS, Settings, TinyFlux, prompts
 
 FOLDER = Path(__file__).parent
-EULER = Settings("euler", "simple")
-SAMPLERS = (
-    EULER,
-    Settings("dpmpp_2m", "karras"),
-    Settings("uni_pc", "simple"),
-    Settings("res_multistep", "beta"),
-    Settings("euler_ancestral", "simple"),
-)
 FOR_QUICK = SAMPLERS[:2]
 PROMPTS = 12
 HEUN = Settings("heun", "simple")
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What is varied: tolerances, thresholds by family, and numbers of steps."""
-
-    tolerances: tuple[float, ...]
-    first_block: dict[str, tuple[float, ...]]
-    core: dict[str, tuple[float, ...]]
-    steps: tuple[int, ...]
-    second_order_steps: tuple[int, ...]
-
-
-FULL = Grid(
-    tolerances=(0.1, 0.35, 0.8, 1.8, 2.5),
-    first_block={VERIFIED: (0.05, 0.2, 1.0), CHANGE: (0.1, 0.2, 0.3, 0.45), TAIL: (0.1, 0.2, 0.3)},
-    core={
-        EASYCACHE: (0.05, 0.1, 0.2, 0.4),
-        EASYCACHE_OURS: (0.05, 0.1, 0.2),
-        LAZYCACHE: (0.1, 0.3),
-        LAZYCACHE_OURS: (0.1, 0.3),
-    },
-    steps=(24, 20, 16, 14, 12, 10, 8, 7),
-    second_order_steps=(16, 14, 12, 10, 8, 7),
-)
-OTHER = Grid(
-    tolerances=(0.8, 2.0),
-    first_block={VERIFIED: (1.0,), CHANGE: (0.1, 0.2, 0.35), TAIL: (0.1, 0.2)},
-    core={
-        EASYCACHE: (0.05, 0.1, 0.3),
-        EASYCACHE_OURS: (0.05, 0.1, 0.2),
-        LAZYCACHE: (0.1, 0.3),
-        LAZYCACHE_OURS: (0.1,),
-    },
-    steps=(20, 16, 14, 12, 10, 8),
-    second_order_steps=(14, 12, 10, 8),
-)
-
-
 def compare(flux: TinyFlux, samplers: tuple[Settings, ...], count: int) -> tuple[list[Point], str]:
     """Return every point of every sampler, over `count` prompts, and how steady the plain model's times were."""
-    sweeps = []
-    for settings in samplers:
-        grid = FULL if settings == EULER else OTHER
-        plan = methods.forecast(settings, grid.tolerances)
-        plan += methods.first_block(settings, grid.first_block)
-        plan += methods.core_caches(flux.model, settings, grid.core)
-        plan += methods.fewer_steps(settings, grid.steps, grid.second_order_steps)
-        sweeps.append(Sweep(flux, settings, plan))
+    sweeps = [Sweep(flux, settings, plan(flux.model, settings)) for settings in samplers]
     words = prompts(count)
     for settings in samplers:  # the first runs load the model and import what is imported late
         flux.paint(flux.model, settings, words[0], 0)
@@ -134,13 +83,10 @@ def main() -> None:
     print(f"painting {count} prompts with every sampler and method:", flush=True)
     samplers = (FOR_QUICK if options.quick else SAMPLERS) + ((HEUN,) if options.heun else ())
     points, steadiness = compare(TinyFlux(), samplers, count)
-    verdicts = judge(points, methods.STOCHASTIC)
-    extras: dict[str, list[Verdict]] = {"memory of the history": history_memory()}
+    verdicts = judge(points, STOCHASTIC) + history_memory()
     if not options.quick:
-        print("overhead and start-up:", flush=True)
-        extras["overhead"], extras["start-up"] = measure_overhead(), measure_startup()
-    for more in extras.values():
-        verdicts += more
+        print("measuring overhead and start-up", flush=True)
+        verdicts += measure_overhead() + measure_startup()
     notes = {**environment(count), "plain run": steadiness, "seconds": round(time.monotonic() - begin)}
     text = markdown(notes, points, verdicts)
     print(text)
