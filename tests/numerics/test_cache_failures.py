@@ -123,7 +123,7 @@ def test_a_step_that_is_no_number_is_never_reused(technique: Technique, poison: 
     assert psnr(stock(), reference) < 50, "the broken step changed nothing: it proves nothing"
     assert all(step.full for step in last_record(model).steps[:3])
     assert len(result.passes) < 20  # it recovers
-    assert psnr(reference, result) > 30
+    assert psnr(reference, result) > 25  # the repaired step left the path that the model knows
 
 
 @each
