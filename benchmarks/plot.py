@@ -124,6 +124,8 @@ def _labels(axes: "Axes", ends: list[tuple[tuple[float, float], str, str]]) -> N
 def main() -> None:
     """Draw the kept results again."""
     folder = Path(__file__).parent / "results"
+    if not (folder / "cache.json").is_file():
+        raise SystemExit("there is no results/cache.json to draw: run `python -m nox -s bench -- cache` first")
     data = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
     draw([Point(**point) for point in data["points"]], folder / "cache.png")
     print(f"wrote {folder / 'cache.png'}")
