@@ -34,7 +34,7 @@ FULL = Grid(
     first_block={VERIFIED: (0.05, 0.2, 1.0), CHANGE: (0.1, 0.2, 0.3, 0.45), TAIL: (0.1, 0.2, 0.3)},
     core={
         EASYCACHE: (0.05, 0.1, 0.2, 0.4),
-        EASYCACHE_OURS: (0.05, 0.1, 0.2),
+        EASYCACHE_OURS: (0.05, 0.1, 0.2, 0.5),
         LAZYCACHE: (0.1, 0.3),
         LAZYCACHE_OURS: (0.1, 0.3),
     },
@@ -46,7 +46,7 @@ OTHER = Grid(
     first_block={VERIFIED: (1.0,), CHANGE: (0.1, 0.2, 0.35), TAIL: (0.1, 0.2)},
     core={
         EASYCACHE: (0.05, 0.1, 0.3),
-        EASYCACHE_OURS: (0.05, 0.1, 0.2),
+        EASYCACHE_OURS: (0.05, 0.1, 0.2, 0.5),
         LAZYCACHE: (0.1,),
         LAZYCACHE_OURS: (0.1,),
     },
