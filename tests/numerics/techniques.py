@@ -45,4 +45,5 @@ FIRST_BLOCK_TAIL = Technique(
 )
 TECHNIQUES = (FORECAST, FIRST_BLOCK, FIRST_BLOCK_TAIL)
 
+both_nodes = pytest.mark.parametrize("technique", TECHNIQUES[:2], ids=lambda technique: technique.name)
 each = pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda technique: technique.name)

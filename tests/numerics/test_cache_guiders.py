@@ -8,7 +8,7 @@ from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_perpneg import Guider_PerpNeg, PerpNeg
 
 from .sampling import NEGATIVE, PROMPT, prompt, psnr, sample, sample_guided, stock, tiny_flux
-from .techniques import TECHNIQUES, Technique, each
+from .techniques import Technique, both_nodes, each
 
 GREEN = "a large green square at the right on a yellow background"
 FLOOR = 30.0
@@ -49,7 +49,7 @@ def test_perturbed_attention_guidance(technique: Technique, node_order: str) -> 
     assert psnr(reference, result) > FLOOR
 
 
-@each
+@both_nodes
 def test_perp_neg_that_evaluates_within_the_cfg_function(technique: Technique) -> None:
     def perpendicular(model):
         return PerpNeg.execute(model, prompt(GREEN), 1.0).result[0]
@@ -76,7 +76,7 @@ def perp(model) -> Guider_PerpNeg:
     return guider
 
 
-@each
+@both_nodes
 @pytest.mark.parametrize("guider", [lambda model: dual(model, False), lambda model: dual(model, True), perp],
                          ids=["dual", "dual nested", "perp-neg"])  # fmt: skip
 def test_guiders_with_three_conditionings(technique: Technique, guider) -> None:
@@ -87,7 +87,7 @@ def test_guiders_with_three_conditionings(technique: Technique, guider) -> None:
     assert psnr(reference, result) > FLOOR
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES[:2], ids=lambda technique: technique.name)
+@both_nodes
 def test_a_higher_guidance_scale_is_not_skipped_more(technique: Technique) -> None:
     """Guidance multiplies the error of both halves: what counts is the guided output."""
     passes = [len(sample(technique.apply(tiny_flux()), cfg=cfg).passes) for cfg in (1.0, 3.0, 6.0)]

@@ -12,10 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.nested_tensor import NestedTensor
 
 from .sampling import full_passes, last_record
-from .techniques import FIRST_BLOCK, FIRST_BLOCK_TAIL, FORECAST, Technique
+from .techniques import FIRST_BLOCK_TAIL, Technique, both_nodes, each
 from .tiny_models import LTX_AV, UNET, Draw, _randomize
 
-both = pytest.mark.parametrize("technique", [FORECAST, FIRST_BLOCK], ids=lambda technique: technique.name)
 CPU = torch.device("cpu")
 
 
@@ -48,7 +47,7 @@ def audio_video() -> Callable:
     return run
 
 
-@both
+@both_nodes
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_audio_and_video_at_once(audio_video: Callable, technique: Technique, cfg: float) -> None:
     reference, passes = audio_video(cfg=cfg)
@@ -59,7 +58,7 @@ def test_audio_and_video_at_once(audio_video: Callable, technique: Technique, cf
         assert (stream - expected).norm() < 0.03 * expected.norm()
 
 
-@pytest.mark.parametrize("technique", [FORECAST, FIRST_BLOCK, FIRST_BLOCK_TAIL], ids=lambda technique: technique.name)
+@each
 def test_zero_is_exact_for_audio_and_video(audio_video: Callable, technique: Technique) -> None:
     (reference, _), (result, _) = audio_video(), audio_video(technique.never)
     assert all(torch.equal(stream, expected) for stream, expected in zip(result, reference, strict=True))
@@ -87,7 +86,7 @@ def unet() -> Callable:
     return run
 
 
-@both
+@both_nodes
 def test_a_unet(unet: Callable, technique: Technique) -> None:
     (reference, passes), (result, fewer) = unet(), unet(technique.apply)
     assert passes == 20 and fewer < 20

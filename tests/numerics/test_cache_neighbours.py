@@ -11,7 +11,7 @@ import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
 from .sampling import full_passes, psnr, sample, stock, tiny_flux
-from .techniques import TECHNIQUES, Technique, each
+from .techniques import TECHNIQUES, Technique, both_nodes, each
 
 REFERENCE = tuple(int(part) for part in comfyui_version.__version__.split(".")) >= (0, 30, 0)
 FLOOR = 30.0
@@ -86,7 +86,7 @@ def test_a_function_wrapper_of_another_node(technique: Technique) -> None:
     assert psnr(reference, result) > FLOOR
 
 
-@each
+@both_nodes
 @pytest.mark.parametrize("block", [("double_block", 0), ("double_block", 2), ("single_block", 8)], ids=str)
 def test_block_replacements_of_another_node(technique: Technique, block: tuple[str, int]) -> None:
     def louder(args: dict, extra: dict) -> dict:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from .sampling import Result, empty, last_record, psnr, sample, stock, tiny_flux
-from .techniques import FORECAST, Technique, each
+from .techniques import FORECAST, Technique, both_nodes, each
 
 IN_ORDER = ("euler", "ddim", "dpmpp_2m", "uni_pc", "lms", "deis", "gradient_estimation")
 MANY_CALLS = ("heun", "dpm_2", "exp_heun_2_x0")
@@ -34,7 +34,7 @@ def both(technique: Technique, **settings) -> tuple[Result, Result]:
     return stock(**settings), sample(technique.apply(tiny_flux()), **settings)
 
 
-@each
+@both_nodes
 @pytest.mark.parametrize("sampler", IN_ORDER)
 def test_samplers_in_order(technique: Technique, sampler: str) -> None:
     reference, result = both(technique, sampler=sampler)
@@ -69,7 +69,7 @@ def test_samplers_that_leave_the_schedule(technique: Technique, sampler: str, cf
     assert psnr(reference, result) > FLOOR
 
 
-@each
+@both_nodes
 @pytest.mark.parametrize("sampler", STOCHASTIC)
 def test_stochastic_samplers(technique: Technique, sampler: str) -> None:
     reference, result = both(technique, sampler=sampler, steps=12)
@@ -104,13 +104,13 @@ def test_a_schedule_that_goes_back_up(technique: Technique) -> None:
     assert psnr(reference, result) > FLOOR
 
 
-def test_two_hundred_steps_skip_nearly_all() -> None:
+def test_many_steps_skip_nearly_all() -> None:
     reference, result = both(FORECAST, steps=200)
     assert len(result.passes) < 40
     assert psnr(reference, result) > 35
 
 
-@each
+@both_nodes
 @pytest.mark.parametrize("scheduler", ["karras", "beta"])
 def test_schedulers(technique: Technique, scheduler: str) -> None:
     reference, result = both(technique, scheduler=scheduler)
