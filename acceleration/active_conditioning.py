@@ -6,9 +6,15 @@ A forecast across such a jump would be wrong, so the step cache starts its histo
 import math
 from typing import Any
 
+import torch
 
-def signature(conditioning: list[dict] | None, sigma: float) -> tuple | None:
-    """Return a value that changes when an entry, ControlNet or hook keyframe of `conditioning` begins or ends."""
+
+def signature(conditioning: list[dict] | None, sigma: torch.Tensor) -> tuple | None:
+    """Return a value that changes when an entry, ControlNet or hook keyframe of `conditioning` begins or ends.
+
+    `sigma` is a single value on the CPU, in the sampler's own precision: core compares it as a tensor, so that a range
+    that begins on a step begins there in spite of rounding.
+    """
     if conditioning is None:
         return None
     return tuple(
@@ -16,18 +22,21 @@ def signature(conditioning: list[dict] | None, sigma: float) -> tuple | None:
     )
 
 
-def _active(entry: dict, sigma: float) -> tuple:
-    started = sigma <= entry.get("timestep_start", math.inf)
-    ended = sigma < entry.get("timestep_end", -math.inf)
+def _active(entry: dict, sigma: torch.Tensor) -> tuple:
+    begin, end = entry.get("timestep_start", math.inf), entry.get("timestep_end", -math.inf)
     hooks = getattr(entry.get("hooks"), "hooks", ())
     keyframes = [getattr(hook.hook_keyframe, "keyframes", ()) for hook in hooks]
-    return started, ended, tuple(sum(frame.start_t >= sigma for frame in frames) for frames in keyframes)
+    started = tuple(sum(bool(frame.start_t >= sigma) for frame in frames) for frames in keyframes)
+    return _within(sigma, begin, end), started
 
 
-def _controls(control: Any, sigma: float) -> list[bool]:
+def _controls(control: Any, sigma: torch.Tensor) -> list[bool]:
     active = []
     while control is not None:
-        begin, end = control.timestep_range or (math.inf, -math.inf)
-        active.append(end <= sigma <= begin)
+        active.append(_within(sigma, *(control.timestep_range or (math.inf, -math.inf))))
         control = control.previous_controlnet
     return active
+
+
+def _within(sigma: torch.Tensor, begin: float, end: float) -> bool:
+    return not bool(sigma > begin or sigma < end)

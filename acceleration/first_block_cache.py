@@ -11,6 +11,7 @@ decides: when a later batch of the same step disagrees with a skip, the step sta
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,7 @@ class FirstBlockTechnique:
         self.probes: dict[Key, list[tuple[float, torch.Tensor]]] = {}
         self.call: Call | None = None
         self.deciding = False
+        self.lock = threading.Lock()
         self.metric: float | None = None
         self.skips = 0
 
@@ -239,7 +241,8 @@ class _Watch:
 
     def on_residual(self, residual: torch.Tensor) -> None:
         """Decide; stop the forward when the forecast answers."""
-        self.skipped = self.technique.decide(self.key, residual)
+        with self.technique.lock:  # core's MultiGPU CFG Split evaluates the conditionings in threads
+            self.skipped = self.technique.decide(self.key, residual)
         if self.only_probe or (self.skipped and self.technique.tail is None):
             raise _StopForward
 
@@ -252,7 +255,7 @@ class _Watch:
         output = call.run()
         self.on_residual(self._measured(call, call.unpack(output)) - before)
         if tail:
-            tail.enter(call.stack_index, call.unpack(output))
+            tail.enter(self.key, call.stack_index, call.unpack(output))
         return output
 
     def _measured(self, call: BlockCall, streams: dict[str, Any]) -> torch.Tensor:

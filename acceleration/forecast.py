@@ -85,7 +85,7 @@ class History:
             if back.time < time:
                 self._nodes.clear()
         guided = velocity.flatten(0, 1) if guidance is None else weighted_sum(guidance, list(velocity))
-        self._nodes.append(_Node(time, velocity, guided, _norms(guided)))
+        self._nodes.append(_Node(time, velocity, guided, norms(guided)))
         del self._nodes[: -(self.order + 2)]
 
     def clear(self) -> None:
@@ -135,7 +135,7 @@ class History:
     def _difference(self, time: float, high: int, low: int) -> torch.Tensor:
         """Norm per sample (B) of the difference between the guided forecasts of two orders."""
         weights = [a - b for a, b in zip(self._weights(time, high), self._weights(time, low), strict=True)]
-        return _norms(weighted_sum(weights, [node.guided for node in self._nodes]))
+        return norms(weighted_sum(weights, [node.guided for node in self._nodes]))
 
 
 def lagrange(times: list[float], time: float) -> list[float]:
@@ -161,6 +161,6 @@ def weighted_sum(weights: list[float], tensors: list[torch.Tensor]) -> torch.Ten
     return total
 
 
-def _norms(tensor: torch.Tensor) -> torch.Tensor:
+def norms(tensor: torch.Tensor) -> torch.Tensor:
     """Root of the sum of squares per sample: (B, ...) -> (B)."""
     return torch.linalg.vector_norm(tensor.flatten(1), dim=1)

@@ -20,15 +20,16 @@ from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from .active_conditioning import signature
-from .forecast import FlowFrame, History, weighted_sum
+from .forecast import FlowFrame, History, norms, weighted_sum
 from .step_clock import StepClock
 from .technique import Attempt, Call, Outputs, Stream, Technique
 from .telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
 
 KEY = "velocity_step_cache"
 RIVALS = {"easycache": "EasyCache", "lazycache": "LazyCache"}  # wrapper keys of core's own step caches
-CORRECTION = 0.5  # share of the drift that is given back: what a full step reveals of it is an estimate as well
+CORRECTION = 0.6  # share of the drift that is given back: what a full step reveals of it is an estimate as well
 JUMP = 0.25  # a latent further than this (relative) from where the last call led is another trajectory
+SWERVE = 0.5  # a sampler further than this (relative) from the way the velocity leads does not follow it
 
 
 def apply_step_cache(model: ModelPatcher, technique: Callable[[ModelPatcher], Technique]) -> ModelPatcher:
@@ -79,8 +80,8 @@ class _Run:
         self.guider = guider
         self.sigmas: list[float] = sigmas.tolist()
         self.frame = FlowFrame(straight=isinstance(guider.model_patcher.get_model_object("model_sampling"), CONST))
-        span = self.frame.time(self.sigmas[0]) - self.frame.time(self.sigmas[-1])
-        self.mean_length = abs(span) / max(1, len(self.sigmas) - 1) or 1.0
+        self.times = [self.frame.time(sigma) for sigma in self.sigmas]
+        self.mean_length = abs(self.times[0] - self.times[-1]) / max(1, len(self.times) - 1) or 1.0
         self.streams: dict[int, Stream] = {}
         self.ordinal = 0
         self.skip_step = False
@@ -121,12 +122,13 @@ class _Run:
         def run_model() -> Outputs:
             return executor(model, conds, x, timestep, options)
 
-        sigma = float(timestep.flatten()[0])
+        level = timestep.flatten()[0].cpu()
+        sigma = level.item()
         index = self._index(sigma)
         if not self.technique.limit or sigma <= 0.0:
             self._note(ordinal, index, sigma, full=True, metric=None)
             return run_model()
-        call = self._open(ordinal, conds, x, sigma, index)
+        call = self._open(ordinal, conds, x, level, index)
         metric = None
         if self._may_skip(ordinal, call):
             # A second evaluation within a skipped step (for example perturbed attention) is skipped with it.
@@ -164,14 +166,16 @@ class _Run:
         below = [i for i, planned in enumerate(self.sigmas[:-1]) if planned >= sigma * (1.0 - 1e-4)]
         return below[-1] if below else 0
 
-    def _open(self, ordinal: int, conds: list, x: torch.Tensor, sigma: float, index: int) -> Call:
+    def _open(self, ordinal: int, conds: list, x: torch.Tensor, level: torch.Tensor, index: int) -> Call:
         """Return the call with its stream, emptied when what it remembers no longer applies."""
         stream = self.streams.setdefault(ordinal, Stream(History(self.technique.order)))
-        now, then = self.frame.time(sigma), self.frame.time(self.sigmas[min(index + 1, len(self.sigmas) - 1)])
-        active = (tuple(x.shape), *(signature(cond, sigma) for cond in conds))
+        sigma = level.item()
+        now, then = self.frame.time(sigma), self.times[min(index + 1, len(self.times) - 1)]
+        active = (tuple(x.shape), *(signature(cond, level) for cond in conds))
         if stream.active != active or (stream.latent is not None and now > stream.time):
             self.streams[ordinal] = stream = Stream(History(self.technique.order), active)
-        length = min(0.0, then - now)
+        # A sampler that leaves the schedule goes on from here by a step of about the planned length.
+        length = min(then - now, then - self.times[index])
         return Call(x, sigma, now, length, abs(length) / self.mean_length, index, ordinal, stream)
 
     def _may_skip(self, ordinal: int, call: Call) -> bool:
@@ -187,11 +191,18 @@ class _Run:
         return True
 
     def _jumped(self, call: Call) -> bool:
-        """Whether the latent is not where the last call led: another context window, fresh noise, a restart."""
+        """Whether the latent is not where the last call led: another context window, fresh noise, a restart.
+
+        Notes as well whether the sampler follows the velocity at all (one with CFG++ does not).
+        """
         stream, here = call.stream, self.frame.position(call.x, call.sigma)
-        led_to = stream.latent + stream.velocity * (call.time - stream.time)
-        distance = torch.linalg.vector_norm((here - led_to).flatten(1), dim=1)
-        return not bool((distance <= JUMP * torch.linalg.vector_norm(here.flatten(1), dim=1)).all())
+        way = stream.velocity * (call.time - stream.time)
+        distance = norms(here - stream.latent - way)
+        near, on_the_way = distance <= JUMP * norms(here), distance <= SWERVE * norms(way)
+        stays, follows = torch.stack([near.all(), on_the_way.all()]).tolist()  # False for NaN
+        if call.time != stream.time:
+            stream.follows = follows
+        return not stays
 
     def _skip(self, call: Call, conds: list, outputs: Outputs | None) -> Outputs:
         """Answer with the technique's own outputs or the forecast."""
@@ -209,8 +220,11 @@ class _Run:
         stream = call.stream
         velocity = self._velocities(call, conds, outputs)
         stream.history.add(call.time, velocity, self._guidance(conds))
-        if stream.skipped and call.length and len(stream.history) > 1:
-            velocity = velocity + stream.history.drift(stream.skipped) * (CORRECTION / call.length)
+        if stream.skipped and stream.follows and call.length and len(stream.history) > 1:
+            # Near the image the model pulls a drifted latent back by itself, and its answer shows that pull as well.
+            span = abs(sum(length for _, length in stream.skipped))
+            share = CORRECTION * call.time / (call.time + span)
+            velocity = velocity + stream.history.drift(stream.skipped) * (share / call.length)
             outputs = self._outputs(call, conds, velocity)
         stream.skips, stream.skipped, stream.drift = 0, [], 0.0
         self._remember(call, conds, velocity)

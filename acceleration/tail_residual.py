@@ -16,23 +16,23 @@ class TailResidual:
 
     def __init__(self) -> None:
         self.residuals: dict[tuple[Hashable, int], dict[str, Any]] = {}
-        self.entries: dict[int, dict[str, Any]] = {}
+        self.entries: dict[tuple[Hashable, int], dict[str, Any]] = {}
 
-    def enter(self, stack_index: int, streams: dict[str, Any]) -> None:
+    def enter(self, key: Hashable, stack_index: int, streams: dict[str, Any]) -> None:
         """Keep what enters the part of a stack that is replaced on a hit (a copy: ControlNets add in place)."""
-        self.entries[stack_index] = map_tensors(torch.clone, streams)
+        self.entries[key, stack_index] = map_tensors(torch.clone, streams)
 
     def visit(self, call: BlockCall, key: Hashable, skipped: bool) -> Any:
         """Run the block and learn, or pass its input through and add what was learnt at the end of the stack."""
         if call.index == 0:
-            self.enter(call.stack_index, call.streams())
+            self.enter(key, call.stack_index, call.streams())
         last = call.index == call.count - 1
         place = (key, call.stack_index)
         if skipped:
             if not last:
                 return call.pack(call.streams())
-            return call.pack(map_tensors(torch.add, self.entries.pop(call.stack_index), self.residuals[place]))
+            return call.pack(map_tensors(torch.add, self.entries.pop(place), self.residuals[place]))
         output = call.run()
         if last:
-            self.residuals[place] = map_tensors(torch.sub, call.unpack(output), self.entries.pop(call.stack_index))
+            self.residuals[place] = map_tensors(torch.sub, call.unpack(output), self.entries.pop(place))
         return output
