@@ -6,7 +6,7 @@ forecast, so that a steady change counts as predictable. Two predictors: `output
 the extrapolated output (`forecast.py`), `tail residual` adds what blocks 1..n added in the last full step (classic).
 
 Invariants: threshold 0 is bit-identical to no node. All conditionings of a step are decided together, the worst sample
-decides: when a later batch of the same step disagrees with a skip, the step starts over and runs in full.
+decides: when a later batch of the same step disagrees with a skip, the step runs again in full.
 """
 
 import contextlib
@@ -87,8 +87,8 @@ class _StopForward(Exception):
     """Block 0 has run and the rest is not needed."""
 
 
-class _Disagreement(Exception):
-    """This batch of conditionings needs a full step, but one before it in the same step was skipped."""
+class _StartOver(Exception):
+    """A batch of conditionings needs the full step, but one before it was skipped."""
 
 
 # Which evaluation in the step, the uuids of the conditionings in one batch, how many batches with them came before.
@@ -110,10 +110,7 @@ class FirstBlockTechnique:
         self.to_sigma = model_sampling.percent_to_sigma(config.end_percent)
         self.probes: dict[Key, list[tuple[float, torch.Tensor]]] = {}
         self.call: Call | None = None
-        self.deciding = False
         self.lock = threading.Lock()
-        self.metric: float | None = None
-        self.skips = 0
 
     def in_window(self, index: int, steps: int, sigma: float) -> bool:
         """Only between `start_percent` and `end_percent` of the schedule, and never the last step."""
@@ -122,17 +119,16 @@ class FirstBlockTechnique:
     def attempt(self, call: Call, run_model: Callable[[], Outputs]) -> Attempt:
         """Run block 0 of every batch; go on with the rest of the model as soon as one asks for it."""
         self._begin(call, deciding=True)
-        try:
+        with contextlib.suppress(_StartOver):
             outputs = run_model()
-        except _Disagreement:
-            metric = self.metric
+        metric = self.metric
+        if self.skips and not self.full:
+            if self.verified:
+                call.stream.drift = metric
+            return Attempt(outputs if self.tail else None, metric, skipped=True)
+        if self.skips:  # a batch that came later asked for the full step
             outputs = self.observe(call, run_model)
-            self.metric, self.skips = metric, 0
-        if not self.skips:
-            return Attempt(outputs, self.metric, skipped=False)
-        if self.verified:
-            call.stream.drift = self.metric
-        return Attempt(outputs if self.tail else None, self.metric, skipped=True)
+        return Attempt(outputs, metric, skipped=False)
 
     def observe(self, call: Call, run_model: Callable[[], Outputs]) -> Outputs:
         """Run the model in full, noting what block 0 adds."""
@@ -149,8 +145,9 @@ class FirstBlockTechnique:
         self.tail = self.call = None
 
     def _begin(self, call: Call, deciding: bool) -> None:
-        self.call, self.deciding = call, deciding
-        self.metric, self.skips = None, 0
+        """Start an evaluation: so many batches were skipped, whether one asked for the full step, the worst metric."""
+        self.call = call
+        self.metric, self.skips, self.full = None, 0, not deciding
         self.seen: dict[tuple, int] = {}
 
     def apply_model(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -161,6 +158,7 @@ class FirstBlockTechnique:
         uuids = tuple(options["uuids"])
         occurrence = self.seen[uuids] = self.seen.get(uuids, -1) + 1
         watch = _Watch(self, (self.call.ordinal, uuids, occurrence), len(args[0]))
+        watch.in_thread = "multigpu_thread_device" in options  # of core's MultiGPU CFG Split
         diffusion_model = executor.class_obj.diffusion_model
         original = getattr(diffusion_model, "_orig_mod", diffusion_model)
         try:
@@ -191,23 +189,18 @@ class FirstBlockTechnique:
         return executor(*args, **kwargs)
 
     def decide(self, key: Key, residual: torch.Tensor) -> bool:
-        """Return whether the step is skipped, given the residual (B, ...) of one batch; note it if it is not.
-
-        Raises `_Disagreement` when an earlier batch of the step was skipped already.
-        """
+        """Return whether the rest is skipped, given the residual (B, ...) of one batch; note it if it is not."""
         probe = _thin(residual)
         known = self.probes.setdefault(key, [])
         if known and (known[-1][1].shape != probe.shape or known[-1][0] < self.call.time):
             known.clear()
-        asked_to_run = self.metric is not None and not self.skips
-        if self.deciding and not asked_to_run:
+        if not self.full:
             metric = self._difference(known, probe)
             self.metric = metric if self.metric is None else max(metric, self.metric)
             if metric < self.limit:  # False for NaN
                 self.skips += 1
                 return True
-            if self.skips:
-                raise _Disagreement
+            self.full = True
         while known and known[-1][0] <= self.call.time:
             known.pop()
         known.append((self.call.time, probe.clone()))
@@ -217,7 +210,8 @@ class FirstBlockTechnique:
     def _difference(self, known: list[tuple[float, torch.Tensor]], probe: torch.Tensor) -> float:
         """Relative difference (L1, of the worst sample) between the probe and what it was expected to be.
 
-        For `verified`: the sum with those of the steps skipped before this one, each times its share of a mean step.
+        For `verified`: the sum with those of the steps skipped before this one, each times its share of a mean step
+        and times what guidance makes of an error.
         """
         if not known:
             return math.inf
@@ -226,7 +220,10 @@ class FirstBlockTechnique:
         expected = weighted_sum(weights, [tensor for _, tensor in used])
         difference = (probe - expected).abs().flatten(1).mean(1) / expected.abs().flatten(1).mean(1)
         worst = difference.max().item()
-        return self.call.stream.drift + worst * self.call.share if self.verified else worst
+        if not self.verified:
+            return worst
+        stream = self.call.stream
+        return stream.drift + worst * self.call.share * stream.history.amplification(self.call.time)
 
 
 class _Watch:
@@ -238,11 +235,14 @@ class _Watch:
         self.samples = samples
         self.skipped = False
         self.only_probe = False
+        self.in_thread = False
 
     def on_residual(self, residual: torch.Tensor) -> None:
         """Decide; stop the forward when the forecast answers."""
-        with self.technique.lock:  # core's MultiGPU CFG Split evaluates the conditionings in threads
+        with self.technique.lock:
             self.skipped = self.technique.decide(self.key, residual)
+            if self.technique.full and self.technique.skips and not self.in_thread:
+                raise _StartOver  # threads are left to finish: one that goes on would meet the second attempt
         if self.only_probe or (self.skipped and self.technique.tail is None):
             raise _StopForward
 

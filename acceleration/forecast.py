@@ -110,6 +110,20 @@ class History:
             estimate = (lower * upper).sqrt()
         return estimate / self._nodes[-1].norm
 
+    def amplification(self, time: float) -> float:
+        """Return how much larger the relative error of the guided forecast is than that of its parts, 1 at least.
+
+        Judged by the change since the last full call. Classifier-free guidance amplifies the difference of two nearly
+        equal outputs, so small errors in each become large ones.
+        """
+        newest, weights = self._nodes[-1], self._step(time, 1, 0)
+        change = weighted_sum(weights, [node.velocity for node in self._nodes])  # (C, B, ...)
+        parts = torch.linalg.vector_norm(change.flatten(2), dim=2) / torch.linalg.vector_norm(
+            newest.velocity.flatten(2), dim=2
+        )
+        guided = self._difference(time, 1, 0) / newest.norm
+        return max(1.0, (guided.max() / parts.max()).item())
+
     def drift(self, skipped: list[tuple[float, float]]) -> torch.Tensor:
         """Return by how much (C, B, ...) the skipped calls moved the latent too little, now that a full call followed.
 
@@ -134,8 +148,11 @@ class History:
 
     def _difference(self, time: float, high: int, low: int) -> torch.Tensor:
         """Norm per sample (B) of the difference between the guided forecasts of two orders."""
-        weights = [a - b for a, b in zip(self._weights(time, high), self._weights(time, low), strict=True)]
-        return norms(weighted_sum(weights, [node.guided for node in self._nodes]))
+        return norms(weighted_sum(self._step(time, high, low), [node.guided for node in self._nodes]))
+
+    def _step(self, time: float, high: int, low: int) -> list[float]:
+        """Weights of all nodes in the difference between the polynomials of two orders, at `time`."""
+        return [a - b for a, b in zip(self._weights(time, high), self._weights(time, low), strict=True)]
 
 
 def lagrange(times: list[float], time: float) -> list[float]:

@@ -21,6 +21,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from .active_conditioning import signature
 from .forecast import FlowFrame, History, norms, weighted_sum
+from .sampler_path import SamplerPath
 from .step_clock import StepClock
 from .technique import Attempt, Call, Outputs, Stream, Technique
 from .telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
@@ -29,7 +30,6 @@ KEY = "velocity_step_cache"
 RIVALS = {"easycache": "EasyCache", "lazycache": "LazyCache"}  # wrapper keys of core's own step caches
 CORRECTION = 0.6  # share of the drift that is given back: what a full step reveals of it is an estimate as well
 JUMP = 0.25  # a latent further than this (relative) from where the last call led is another trajectory
-SWERVE = 0.5  # a sampler further than this (relative) from the way the velocity leads does not follow it
 
 
 def apply_step_cache(model: ModelPatcher, technique: Callable[[ModelPatcher], Technique]) -> ModelPatcher:
@@ -83,6 +83,7 @@ class _Run:
         self.times = [self.frame.time(sigma) for sigma in self.sigmas]
         self.mean_length = abs(self.times[0] - self.times[-1]) / max(1, len(self.times) - 1) or 1.0
         self.streams: dict[int, Stream] = {}
+        self.path = SamplerPath()
         self.ordinal = 0
         self.skip_step = False
         device = guider.model_patcher.load_device
@@ -102,11 +103,19 @@ class _Run:
         }.items():
             add_wrapper_with_key(kind, KEY, wrapper, guider.model_options, is_model_options=True)
 
-    def predict_noise(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Mark the begin of one call of the denoiser by the sampler."""
+    def predict_noise(
+        self, executor: Callable, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Mark the begin of one call of the denoiser by the sampler, and note where its answer leads."""
         self.ordinal = 0
         self.clock.mark()
-        return executor(*args, **kwargs)
+        sigma = timestep.flatten()[0].item()
+        if not self.technique.limit or sigma <= 0.0:
+            return executor(x, timestep, *args, **kwargs)
+        self.path.here, self.path.now = self.frame.position(x, sigma), self.frame.time(sigma)
+        denoised = executor(x, timestep, *args, **kwargs)
+        self.path.leave(self.frame.velocity(x, denoised, sigma))
+        return denoised
 
     def calc_cond_batch(
         self, executor: Callable, model: Any, conds: list, x: torch.Tensor, timestep: torch.Tensor, options: dict
@@ -153,6 +162,7 @@ class _Run:
             step = StepRecord(index, sigma, spent, full, metric, None if metric is None else limit)
             self.record.steps.append(step)
         self.streams.clear()
+        self.path = SamplerPath()
         self.technique.forget()
 
     def _note(self, ordinal: int, index: int, sigma: float, full: bool, metric: float | None) -> None:
@@ -188,21 +198,15 @@ class _Run:
         if self._jumped(call):
             stream.history.clear()
             return False
+        if not self.path.followed():  # then an error counts in full, not by the step's length, and does not add up
+            call.length, call.share, stream.drift = -call.time, call.time / self.mean_length, 0.0
         return True
 
     def _jumped(self, call: Call) -> bool:
-        """Whether the latent is not where the last call led: another context window, fresh noise, a restart.
-
-        Notes as well whether the sampler follows the velocity at all (one with CFG++ does not).
-        """
+        """Whether the latent is not where the last call led: another context window, fresh noise, a restart."""
         stream, here = call.stream, self.frame.position(call.x, call.sigma)
-        way = stream.velocity * (call.time - stream.time)
-        distance = norms(here - stream.latent - way)
-        near, on_the_way = distance <= JUMP * norms(here), distance <= SWERVE * norms(way)
-        stays, follows = torch.stack([near.all(), on_the_way.all()]).tolist()  # False for NaN
-        if call.time != stream.time:
-            stream.follows = follows
-        return not stays
+        distance = norms(here - stream.latent - stream.velocity * (call.time - stream.time))
+        return not bool((distance <= JUMP * norms(here)).all())  # True for NaN
 
     def _skip(self, call: Call, conds: list, outputs: Outputs | None) -> Outputs:
         """Answer with the technique's own outputs or the forecast."""
@@ -220,7 +224,7 @@ class _Run:
         stream = call.stream
         velocity = self._velocities(call, conds, outputs)
         stream.history.add(call.time, velocity, self._guidance(conds))
-        if stream.skipped and stream.follows and call.length and len(stream.history) > 1:
+        if stream.skipped and self.path.follows and call.length and len(stream.history) > 1:
             # Near the image the model pulls a drifted latent back by itself, and its answer shows that pull as well.
             span = abs(sum(length for _, length in stream.skipped))
             share = CORRECTION * call.time / (call.time + span)

@@ -18,7 +18,7 @@ class Stream:
     `active` is what the history holds for (`active_conditioning.signature`).
     `skips` counts the calls skipped since the last full one, `skipped` lists (time, length) of those the forecast
     answered, `drift` is their estimated error so far. The last call was at `latent` and `time`, and its answer was
-    `velocity` (guided, B, ...); `follows` tells whether the sampler goes where that leads.
+    `velocity` (guided, B, ...).
     """
 
     history: History
@@ -28,7 +28,6 @@ class Stream:
     drift: float = 0.0
     latent: torch.Tensor | None = None
     velocity: torch.Tensor | None = None
-    follows: bool = True
     time: float = 0.0
 
 

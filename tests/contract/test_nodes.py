@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import velocity_nodes
+
 from dev.host import ROOT
 
 SNAPSHOT = Path(__file__).with_name("nodes.json")
