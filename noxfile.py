@@ -91,7 +91,8 @@ def comfy(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run one benchmark: `python -m nox -s bench -- NAME [options]`."""
-    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+    files = (ROOT / "benchmarks").glob("[!_]*.py")
+    names = sorted(path.stem for path in files if "__main__" in path.read_text(encoding="utf-8"))
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"name a benchmark after --, one of: {', '.join(names)}")
     name, *options = session.posargs

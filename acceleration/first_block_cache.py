@@ -40,7 +40,7 @@ class FirstBlockCacheConfig:
     `end_percent` of the schedule (0..1) are full, as is one after `max_consecutive_hits` skipped ones (-1: no limit).
     """
 
-    residual_diff_threshold: float = 0.3
+    residual_diff_threshold: float = 0.2
     decision: str = "verified"
     predictor: str = "output forecast"
     forecast_order: int = 1

@@ -22,9 +22,9 @@ FORECAST: dict[str, dict[str, ForecastConfig]] = {
 
 FIRST_BLOCK: dict[str, dict[str, FirstBlockCacheConfig]] = {
     ANY: {
-        "faithful": FirstBlockCacheConfig(residual_diff_threshold=0.12),
-        "balanced": FirstBlockCacheConfig(residual_diff_threshold=0.3),
-        "draft": FirstBlockCacheConfig(residual_diff_threshold=0.6),
+        "faithful": FirstBlockCacheConfig(residual_diff_threshold=0.1),
+        "balanced": FirstBlockCacheConfig(residual_diff_threshold=0.2),
+        "draft": FirstBlockCacheConfig(residual_diff_threshold=0.4),
     },
 }
 

@@ -25,7 +25,7 @@ class ForecastConfig:
     `final_steps` of the sampler are never skipped, nor more than `max_consecutive_skips` in a row (-1: no limit).
     """
 
-    tolerance: float = 0.5
+    tolerance: float = 0.35
     order: int = 1
     warmup_steps: int = 3
     final_steps: int = 1

@@ -31,7 +31,7 @@ class Grid:
 
 FULL = Grid(
     tolerances=(0.08, 0.25, 0.5, 1.2, 2.0),
-    first_block={VERIFIED: (0.05, 0.2, 1.0), CHANGE: (0.1, 0.2, 0.3, 0.45), TAIL: (0.1, 0.2, 0.3)},
+    first_block={VERIFIED: (0.05, 0.3, 1.0), CHANGE: (0.1, 0.2, 0.3, 0.45), TAIL: (0.1, 0.2, 0.3)},
     core={
         EASYCACHE: (0.05, 0.1, 0.2, 0.4),
         EASYCACHE_OURS: (0.05, 0.1, 0.2, 0.5),
