@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..acceleration.presets import FORECAST, NAMES, resolve
+from ..acceleration.presets import FORECAST, resolve
 from ..acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from .cache_inputs import expert, preset
 
 DEFAULTS = ForecastConfig()
 
@@ -14,7 +15,7 @@ class VelocityForecast(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Return the node's inputs and outputs."""
-        expert = {"optional": True, "advanced": True}
+        skips = "Most steps skipped in a row; -1 for no limit."
         return io.Schema(
             node_id="VelocityForecast",
             display_name="Velocity Forecast",
@@ -24,54 +25,31 @@ class VelocityForecast(io.ComfyNode):
             search_aliases=["step cache", "easycache", "teacache", "speed up sampling"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to make faster. Any model that ComfyUI samples."),
-                io.Combo.Input(
-                    "preset",
-                    options=list(NAMES),
-                    default="balanced",
-                    tooltip="faithful keeps the picture closest, draft is fastest; custom uses the numbers below.",
-                ),
-                io.Float.Input(
+                preset(),
+                expert(
+                    io.Float,
                     "tolerance",
+                    "How far the latent may drift between two full steps, in percent. 0 skips nothing.",
                     default=DEFAULTS.tolerance,
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="How far the latent may drift between two full steps, in percent. 0 skips nothing. "
-                    "For preset custom.",
-                    **expert,
                 ),
-                io.Int.Input(
+                expert(
+                    io.Int,
                     "order",
+                    "How the output is continued: 0 repeats it, 1 follows its slope, 2 its bend.",
                     default=DEFAULTS.order,
                     min=0,
                     max=2,
-                    tooltip="How the output is continued: 0 repeats it, 1 follows its slope, 2 its bend. "
-                    "For preset custom.",
-                    **expert,
                 ),
-                io.Int.Input(
-                    "warmup_steps",
-                    default=DEFAULTS.warmup_steps,
-                    min=0,
-                    max=1000,
-                    tooltip="Steps at the begin that are never skipped. For preset custom.",
-                    **expert,
-                ),
-                io.Int.Input(
-                    "final_steps",
-                    default=DEFAULTS.final_steps,
-                    min=0,
-                    max=1000,
-                    tooltip="Steps at the end that are never skipped. For preset custom.",
-                    **expert,
-                ),
-                io.Int.Input(
-                    "max_consecutive_skips",
-                    default=DEFAULTS.max_consecutive_skips,
-                    min=-1,
-                    max=1000,
-                    tooltip="Most steps skipped in a row; -1 for no limit. For preset custom.",
-                    **expert,
+                *(
+                    expert(io.Int, name, tooltip, default=getattr(DEFAULTS, name), min=low, max=1000)
+                    for name, tooltip, low in (
+                        ("warmup_steps", "Steps at the begin that are never skipped.", 0),
+                        ("final_steps", "Steps at the end that are never skipped.", 0),
+                        ("max_consecutive_skips", skips, -1),
+                    )
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with Velocity Forecast; connect it to the sampler.")],
@@ -80,5 +58,6 @@ class VelocityForecast(io.ComfyNode):
     @classmethod
     def execute(cls, model: io.Model.Type, preset: str, **numbers: float) -> io.NodeOutput:
         """Return a clone of the model that forecasts."""
-        config = resolve(FORECAST, type(model.model.diffusion_model).__name__, preset, ForecastConfig(**numbers))
+        architecture = type(model.model.diffusion_model).__name__
+        config = resolve(FORECAST, architecture, preset, ForecastConfig(**numbers))
         return io.NodeOutput(apply_velocity_forecast(model, config))
