@@ -104,9 +104,11 @@ def test_memory_does_not_grow(server: ComfyServer, nodes: dict) -> None:
 
     for seed in range(6):
         run(seed)
-    before = process.memory_info().rss
-    for seed in range(10, 20):
-        run(seed)
-    grown = process.memory_info().rss - before
-    sys.stdout.write(f"grown by {grown / 2**20:.1f} MB\n")
-    assert grown < GROWTH
+    grown = []
+    for first in (10, 20, 30):
+        before = process.memory_info().rss
+        for seed in range(first, first + 10):
+            run(seed)
+        grown.append(process.memory_info().rss - before)
+    sys.stdout.write(f"grown by {', '.join(f'{growth / 2**20:.1f}' for growth in grown)} MB\n")
+    assert min(grown) < GROWTH  # a leak shows every time, what the allocator keeps to itself only once
