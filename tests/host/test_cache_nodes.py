@@ -34,7 +34,7 @@ def paint(server: ComfyServer, seed: int, nodes: dict, steps: int = 28) -> tuple
 @each
 def test_put_in_taken_out_put_in_again(server: ComfyServer, nodes: dict) -> None:
     """In one running server: with the node the picture is near, without it exactly the stock one, as often as asked."""
-    seed = 21
+    seed = 200 + len(next(iter(nodes)))  # ComfyUI 0.18.2 returns no image for a prompt that it has just run
     stock, runs = paint(server, seed, {})
     assert not runs
     for _ in range(2):
