@@ -9,7 +9,15 @@ class VelocityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class; importing them here keeps the import of the pack itself cheap."""
         from .first_block_cache import VelocityFirstBlockCache
+        from .load_diffusion_model import VelocityLoadDiffusionModel
+        from .save_quantized_model import VelocitySaveQuantizedModel
         from .speed_report import VelocitySpeedReport
         from .velocity_forecast import VelocityForecast
 
-        return [VelocityForecast, VelocityFirstBlockCache, VelocitySpeedReport]
+        return [
+            VelocityForecast,
+            VelocityFirstBlockCache,
+            VelocitySpeedReport,
+            VelocityLoadDiffusionModel,
+            VelocitySaveQuantizedModel,
+        ]
