@@ -16,6 +16,7 @@ class Stack:
     empty name marks an output that is no stream. `probe` is the stream that First Block Cache measures ("": the first).
     `batch_dim` is the dimension of the streams in which the samples of a batch lie. With `packed` the streams have no
     dimension of their own for the samples: they are (tokens, channels), one sample's tokens behind the other's.
+    `shared` names other inputs of the blocks whose first dimension is always 1: all samples share one entry.
     """
 
     attribute: str
@@ -23,6 +24,7 @@ class Stack:
     probe: str = ""
     batch_dim: int = 0
     packed: bool = False
+    shared: tuple[str, ...] = ()
 
     @property
     def carried(self) -> tuple[str, ...]:

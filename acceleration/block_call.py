@@ -25,24 +25,27 @@ class Place:
 
 
 class BlockCall:
-    """One call of one block. `stack`, `stack_index`, `index` and `count` are those of its `Place`."""
+    """One call of one block. `stack`, `stack_index`, `index` and `count` are those of its `Place`.
+
+    `args` and `kwargs` are what the model called the block with.
+    """
 
     def __init__(self, block: nn.Module, place: Place, args: tuple, kwargs: dict[str, Any]):
         self.block = block
         self.stack, self.stack_index = place.stack, place.stack_index
         self.index, self.count = place.index, place.count
-        self._args, self._kwargs = args, kwargs
+        self.args, self.kwargs = args, kwargs
 
     def run(self, block: Callable[..., Any] | None = None) -> Any:
         """Call the block, or `block` in its place (a compiled one), with its own arguments; return what it returns."""
-        return (block or self.block)(*self._args, **self._kwargs)
+        return (block or self.block)(*self.args, **self.kwargs)
 
     def streams(self) -> dict[str, Any]:
         """Return the streams that enter the block: a tensor, a nested tuple or list of tensors, or None each.
 
         They are the tensors themselves, not copies. Raises `UnsupportedModelError` when the block takes no such input.
         """
-        values, variadic = _bind(inspect.signature(_innermost(self.block).forward), self._args, self._kwargs)
+        values, variadic = _bind(inspect.signature(_innermost(self.block).forward), self.args, self.kwargs)
         names = self.stack.carried
         if variadic and names[0] not in values:  # forward(*args): inputs come in the order of the outputs
             values.update(zip(names, variadic, strict=False))
@@ -53,6 +56,10 @@ class BlockCall:
                 "Use Velocity Forecast for this model, and report this message"
             )
         return {name: values[name] for name in names}
+
+    def parameter_names(self) -> list[str]:
+        """Return the names of the block's parameters, in the order in which positional arguments fill them."""
+        return list(inspect.signature(_innermost(self.block).forward).parameters)
 
     def unpack(self, output: Any) -> dict[str, Any]:
         """Return the streams that leave the block, by name, from what the block returned."""

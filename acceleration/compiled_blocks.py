@@ -1,0 +1,107 @@
+"""The compiled functions of one model: one for each kind of block, shared by all blocks of that kind.
+
+Weights are inputs of the compiled graph, so LoRAs of any strength need no new one. A block whose weights are streamed
+(core's low VRAM mode) runs as it is. When the compiler fails, the blocks of that kind run uncompiled and the log says
+why.
+"""
+
+import logging
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .block_call import BlockCall
+from .dynamic_shapes import BlockInputs, Path
+
+log = logging.getLogger("velocity")
+
+LARGEST_BATCH = 2**15  # core's attention splits larger ones: with this bound that branch stays out of the graph
+
+
+def _run_block(
+    block: nn.Module, args: tuple, kwargs: dict[str, Any], stream: torch.Tensor, batch_dim: int | None
+) -> Any:
+    if batch_dim is not None:
+        torch._check(stream.shape[batch_dim] <= LARGEST_BATCH)
+    return block(*args, **kwargs)
+
+
+class CompiledBlocks:
+    """Visits the blocks of a model and runs them compiled."""
+
+    def __init__(self, **compile_options: Any) -> None:
+        """`compile_options` are those of `torch.compile`."""
+        self.options = compile_options
+        self.functions: dict[tuple, dict[frozenset[Path], Callable]] = {}
+        self.kinds: dict[tuple[int, int], tuple] = {}
+        self.uncompiled: set[tuple] = set()
+        self.streamed: dict[tuple[int, int], bool] = {}
+        self.delegate: Any = None
+
+    def begin_run(self) -> None:
+        """Look again at where the weights are: core may have moved them since the last run."""
+        self.streamed.clear()
+
+    def visit(self, call: BlockCall) -> Any:
+        """Run one block compiled, where that can be."""
+        place = (call.stack_index, call.index)
+        kind = self.kinds.get(place) or self.kinds.setdefault(place, _kind(call.block))
+        if kind in self.uncompiled or self._streamed(place, call.block):
+            return call.run()
+        inputs, known = BlockInputs(call), self.functions.setdefault(kind, {})
+        # One sample fits every function; with more it shows which inputs have one entry for each.
+        batched = next(iter(known)) if inputs.samples == 1 and known else inputs.batched()
+        if self.options["dynamic"] is not False:
+            inputs.mark_dynamic(batched)
+        if batched in known:
+            return _call(known[batched], call.block, inputs)
+        return self._first_call(call, kind, batched, inputs)
+
+    def _first_call(self, call: BlockCall, kind: tuple, batched: frozenset[Path], inputs: BlockInputs) -> Any:
+        """Compile the block, and run it."""
+        name = type(call.block).__name__
+        # A code object of its own: torch keeps the compiled graphs with the code, so they go when this function goes.
+        code = _run_block.__code__.replace(co_name=f"compiled_{name}")
+        function = torch.compile(types.FunctionType(code, _run_block.__globals__), **self.options)
+        log.info("Compile Model+: compiling %s ...", name)
+        start = time.perf_counter()
+        try:
+            output = _call(function, call.block, inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:  # while compiling: the inputs are untouched
+            if self.options["fullgraph"]:
+                raise RuntimeError(
+                    f"Compile Model+: {name} can't be compiled as one graph: {str(error).splitlines()[0]}. "
+                    "Switch fullgraph off to compile it in parts"
+                ) from error
+            log.warning("Compile Model+: %s runs uncompiled, as the compiler failed", name, exc_info=error)
+            self.uncompiled.add(kind)
+            return call.run()
+        self.functions[kind][batched] = function
+        log.info("Compile Model+: %s compiled in %.1f s", name, time.perf_counter() - start)
+        return output
+
+    def _streamed(self, place: tuple[int, int], block: nn.Module) -> bool:
+        """Whether core brings weights of this block to the device, or patches them, in each call."""
+        if place not in self.streamed:
+            devices = {parameter.device for parameter in block.parameters()}
+            functions = any(getattr(module, "weight_function", ()) for module in block.modules())
+            if (len(devices) > 1 or functions) and not any(self.streamed.values()):
+                log.warning(
+                    "Compile Model+: this model does not fit into the memory of the card. Blocks whose weights are "
+                    "streamed run uncompiled: choose fp8 in Load Diffusion Model+, or a smaller picture"
+                )
+            self.streamed[place] = len(devices) > 1 or functions
+        return self.streamed[place]
+
+
+def _call(function: Callable, block: nn.Module, inputs: BlockInputs) -> Any:
+    return function(block, inputs.args, inputs.kwargs, inputs.stream, inputs.batch_dim)
+
+
+def _kind(block: nn.Module) -> tuple:
+    """Return what two blocks must have in common to share a function."""
+    return type(block), *((name, tuple(parameter.shape)) for name, parameter in block.named_parameters())
