@@ -30,7 +30,7 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"quantize_rows wants a matrix (M, K) with K > 0, not {tuple(x.shape)}; reshape it first")
-    if torch.compiler.is_compiling() or not _kernel_can(x):
+    if not _kernel_can(x):
         return quantize_rows_torch(x)
     return quantize_rows_triton(x)
 
@@ -59,6 +59,8 @@ def _kernel_can(x: torch.Tensor) -> bool:
     """Triton compiles for Ampere and newer (and for AMD); the kernel does the cast in integers, so no fp8 is needed."""
     if triton is None or x.device.type != "cuda" or x.shape[1] > LONGEST_ROW:
         return False
+    if torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter):
+        return False  # a stand-in by which the compiler traces
     return torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
