@@ -59,7 +59,8 @@ def _load_whole(path: str) -> dict[str, torch.Tensor]:
         loaded = comfy.utils.load_torch_file(path)
         tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
     except Exception as error:  # torch.load raises many kinds for a damaged or foreign file
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"ComfyUI can't read {path} ({error}); download it again, as safetensors if there is one"
+            f"ComfyUI can't read {path} ({reason}); download it again, as safetensors if there is one"
         ) from error
     return tensors

@@ -42,6 +42,10 @@ class DiffusionFile:
         """Whether there is more than a diffusion model in it (VAE, text encoders)."""
         return len(self.shapes) < len(self.checkpoint.shapes) and self.prefix == "model.diffusion_model."
 
+    def take(self, name: str) -> torch.Tensor:
+        """Return the values of a tensor of the diffusion model, by its name without the prefix."""
+        return self.checkpoint.take(self.prefix + name)
+
 
 def inspect(path: str) -> DiffusionFile:
     """Say what is in the file at `path`. ValueError for a damaged file or one without a diffusion model."""

@@ -57,9 +57,7 @@ def load_diffusion_model(path: str, config: LoadConfig, disable_dynamic: bool = 
     elif precision.format:
         model = _load_quantizing(source, precision, config.keep_high_precision, options, disable_dynamic)
     else:
-        model = _load_with_core(source, {**options, **_dtype(precision)}, disable_dynamic)
-        if precision.dtype is not None:
-            _check_finite(model, precision.dtype)
+        model = _load_with_core(source, precision, options, disable_dynamic)
     if precision.rowwise_activations:
         from .rowwise_fp8 import use_rowwise_activations
 
@@ -77,10 +75,6 @@ def _model_options(config: LoadConfig) -> dict[str, Any]:
     return {"load_device": management.get_torch_device()}
 
 
-def _dtype(precision: Precision) -> dict[str, torch.dtype]:
-    return {} if precision.dtype is None else {"dtype": precision.dtype}
-
-
 def _check_not_twice(source: DiffusionFile, precision: Precision) -> None:
     if not source.formats or precision.name == "as stored":
         return
@@ -92,10 +86,19 @@ def _check_not_twice(source: DiffusionFile, precision: Precision) -> None:
     )
 
 
-def _load_with_core(source: DiffusionFile, options: dict[str, Any], disable_dynamic: bool) -> ModelPatcher:
+def _load_with_core(
+    source: DiffusionFile, precision: Precision, options: dict[str, Any], disable_dynamic: bool
+) -> ModelPatcher:
+    """Load what needs no quantising. As stored is exactly core's; for another dtype the weights are looked at first."""
     import comfy.sd
 
     path = source.checkpoint.path
+    if precision.dtype is not None:
+        options = {**options, "dtype": precision.dtype}
+        with _progress(len(source.shapes)) as step:
+            for name in source.shapes:
+                _check_numbers(name, source.take(name), precision.dtype)
+                step()
     if source.is_full_checkpoint:
         return comfy.sd.load_checkpoint_guess_config(
             path, output_vae=False, output_clip=False, model_options=options, disable_dynamic=disable_dynamic
@@ -128,7 +131,7 @@ def _load_quantizing(
     from comfy import model_detection
 
     metadata, shapes, model_config = source.checkpoint.metadata, source.shapes, source.model_config
-    take, markers = _Reader(source.checkpoint, source.prefix), _markers(source.checkpoint)
+    take, markers = source.take, _markers(source.checkpoint)
     if model_config is None:
         converted = _convert_diffusers(source)
         shapes = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in converted.items()}
@@ -156,16 +159,6 @@ def _load_quantizing(
     return _make_model(source, state_dict, metadata, options, disable_dynamic)
 
 
-class _Reader:
-    """Takes tensors out of a file by their names without the prefix."""
-
-    def __init__(self, checkpoint: CheckpointFile, prefix: str) -> None:
-        self.checkpoint, self.prefix = checkpoint, prefix
-
-    def __call__(self, name: str) -> torch.Tensor:
-        return self.checkpoint.take(self.prefix + name)
-
-
 def _converted(
     name: str, tensor: torch.Tensor, precision: Precision | None, options: dict[str, Any]
 ) -> dict[str, torch.Tensor]:
@@ -181,8 +174,7 @@ def _convert_diffusers(source: DiffusionFile) -> dict[str, torch.Tensor]:
     from comfy import model_detection
     from comfy.utils import unet_to_diffusers
 
-    read = _Reader(source.checkpoint, source.prefix)
-    weights = {name: read(name) for name in source.shapes}
+    weights = {name: source.take(name) for name in source.shapes}
     converted = model_detection.convert_diffusers_mmdit(weights, "")
     if converted is not None:
         return converted
@@ -224,11 +216,6 @@ def _check_numbers(name: str, tensor: torch.Tensor, dtype: torch.dtype | None = 
         )
     if dtype is not None and max(-least, most) > torch.finfo(dtype).max:
         raise ValueError(f"{name} holds weights beyond the range of {dtype}; choose bf16 instead")
-
-
-def _check_finite(model: ModelPatcher, dtype: torch.dtype) -> None:
-    for name, tensor in model.model.diffusion_model.state_dict().items():
-        _check_numbers(name, tensor, dtype)
 
 
 def _compute_in(model: ModelPatcher, dtype: torch.dtype | None, quantized: bool) -> None:

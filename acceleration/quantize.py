@@ -17,6 +17,7 @@ from .precisions import Precision
 
 UNET_STACKS = ("input_blocks", "middle_block", "output_blocks")
 ROWS = 1024  # quantised at a time, so that the float32 copy stays small
+LARGEST = {"float8_e4m3fn": 448.0, "nvfp4": 448.0 * 6.0}  # of the formats with a scale for the whole weight
 ROTATIONS = (256, 64, 16)  # group sizes of core's rotation, powers of four
 
 
@@ -93,8 +94,9 @@ def quantize(name: str, weight: torch.Tensor, precision: Precision) -> dict[str,
         marks["full_precision_matrix_mult"] = True
     options: dict[str, Any] = {}
     parts = [weight]
+    if precision.format in LARGEST:
+        options["scale"] = _scale(weight, LARGEST[precision.format])
     if precision.format == "float8_e4m3fn":
-        options["scale"] = _fp8_scale(weight)
         parts = weight.split(ROWS)
     elif precision.format == "int8_tensorwise":  # a scale for each row
         options["per_channel"] = True
@@ -109,11 +111,11 @@ def quantize(name: str, weight: torch.Tensor, precision: Precision) -> dict[str,
     return {**_join(tensors), f"{name.removesuffix('weight')}comfy_quant": marker}
 
 
-def _fp8_scale(weight: torch.Tensor) -> torch.Tensor:
-    """One scale for the whole weight, so that its largest value is the largest of the format."""
+def _scale(weight: torch.Tensor, largest_in_format: float) -> torch.Tensor:
+    """One scale for the whole weight, so that its largest value is the largest of the format; 1 for one of zeros."""
     least, most = torch.aminmax(weight)
     largest = torch.maximum(-least, most).float()
-    return torch.where(largest > 0, largest / torch.finfo(torch.float8_e4m3fn).max, 1.0)
+    return torch.where(largest > 0, largest / largest_in_format, 1.0)
 
 
 def _join(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

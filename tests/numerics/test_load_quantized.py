@@ -1,0 +1,303 @@
+"""The loader: every precision paints, LoRAs and caches work behind it, and what can't be loaded says why."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import comfy.lora
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import pytest
+import torch
+from comfy.quant_ops import QUANT_ALGOS
+from safetensors.torch import load_file, save_file
+from velocity_nodes.acceleration.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
+from velocity_nodes.acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
+
+from dev.host import ROOT
+
+from .quantized import (
+    FILE,
+    QUANTIZING,
+    call,
+    change,
+    core_fp8_fast,
+    error,
+    flux_layout,
+    load,
+    quantized_layers,
+    write_random,
+)
+from .sampling import full_passes, psnr, sample, stock, tiny_flux
+
+FIRST_LAYER = "double_blocks.0.img_attn.qkv"
+# Most relative error, least PSNR (dB) of a picture; measured 0.011 and 37, 0.019 and 43, 0.011 and 39, 0.04 and 31,
+# 0.005 and 59.
+QUALITY = {
+    "fp8 scaled": (0.015, 33),
+    "fp8 fast": (0.025, 33),
+    "mxfp8": (0.015, 33),
+    "nvfp4": (0.06, 24),
+    "int8": (0.008, 45),
+}
+
+
+def core(**options: object):
+    """The model as core's Load Diffusion Model gives it."""
+    return comfy.sd.load_diffusion_model(str(FILE), model_options=options)
+
+
+class TestUnquantised:
+    def test_as_stored_is_core_bit_for_bit(self) -> None:
+        assert torch.equal(call(load(precision="as stored")), call(core()))
+
+    @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+    def test_sixteen_bits_are_cores(self, precision: str, dtype: torch.dtype) -> None:
+        model, expected = load(precision=precision), core(dtype=dtype)
+        assert model.model.diffusion_model.img_in.weight.dtype == dtype
+        assert torch.equal(call(model), call(expected))
+
+    @pytest.mark.parametrize("precision", ["as stored", "fp8 scaled"])
+    def test_compute_dtype(self, precision: str) -> None:
+        model = load(precision=precision, compute_dtype="bf16")
+        seen = []
+        block = model.model.diffusion_model.double_blocks[0]
+        handle = block.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["img"].dtype), with_kwargs=True
+        )
+        assert psnr(stock(), sample(model)) > 30
+        handle.remove()
+        assert set(seen) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("precision", QUANTIZING)
+class TestEveryPrecision:
+    def test_is_near_the_original(self, precision: str) -> None:
+        model = load(precision=precision)
+        most_error, least_psnr = QUALITY[precision]
+        assert 0 < error(model, tiny_flux()) < most_error
+        assert psnr(stock(), sample(model)) > least_psnr
+
+    def test_blocks_are_small_and_the_ends_are_not(self, precision: str) -> None:
+        layers = quantized_layers(load(precision=precision))
+        assert len(layers) == 57
+        assert all(name.startswith(("double_blocks.", "single_blocks.")) for name in layers)
+
+    def test_takes_a_lora(self, precision: str) -> None:
+        """The change that a LoRA makes is the one it makes on the original model."""
+        generator = torch.Generator().manual_seed(1)
+        lora = {
+            f"diffusion_model.{FIRST_LAYER}.lora_A.weight": torch.randn(4, 128, generator=generator),
+            f"diffusion_model.{FIRST_LAYER}.lora_B.weight": torch.randn(384, 4, generator=generator) * 0.3,
+        }
+        plain, model = sample(tiny_flux()), load(precision=precision)
+        on_original, on_small = (comfy.sd.load_lora_for_models(m, None, lora, 1.0, 0)[0] for m in (tiny_flux(), model))
+        expected, result = sample(on_original), sample(on_small)
+        assert psnr(plain, expected) < 25  # the LoRA changes the picture
+        assert psnr(expected, result) > psnr(plain, expected) + 3
+
+    @pytest.mark.parametrize(
+        "cache",
+        [
+            lambda model: apply_velocity_forecast(model, ForecastConfig(tolerance=0.5)),
+            lambda model: apply_first_block_cache(model, FirstBlockCacheConfig(residual_diff_threshold=0.2)),
+        ],
+        ids=["forecast", "first block"],
+    )
+    def test_takes_a_cache(self, precision: str, cache) -> None:
+        model = load(precision=precision)
+        with full_passes(model) as passes:
+            cached = sample(cache(model))
+        assert len(passes) < 20
+        assert psnr(sample(model), cached) > 30
+
+
+def test_half_the_error_of_cores_fast_fp8() -> None:
+    fast = error(core_fp8_fast(), tiny_flux())
+    assert error(load(precision="fp8 fast"), tiny_flux()) < fast / 2
+    assert error(load(precision="fp8 scaled"), tiny_flux()) < fast / 4
+
+
+@pytest.mark.parametrize(("keep", "count"), [("auto", 57), ("none", 65), ("auto, *mod*", 42), ("double_blocks.*", 35)])
+def test_kept_layers(keep: str, count: int) -> None:
+    assert len(quantized_layers(load(keep_high_precision=keep))) == count
+
+
+def test_cores_own_layout_gives_the_same_as_that_of_diffusers(tmp_path: Path) -> None:
+    assert torch.equal(call(load(flux_layout(tmp_path))), call(load()))
+
+
+@pytest.mark.parametrize("precision", ["as stored", "fp8 scaled"])
+def test_the_diffusion_model_of_a_full_checkpoint(tmp_path: Path, precision: str) -> None:
+    others = {"vae.decoder.conv_in.weight": torch.full((4, 4), float("nan")), "v_pred": torch.tensor([])}
+    path = flux_layout(tmp_path, "model.diffusion_model.", **others)
+    assert torch.equal(call(load(path, precision)), call(load(precision=precision)))
+
+
+def test_other_formats_that_core_reads(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.pt"
+    torch.save(load_file(FILE), path)
+    assert torch.equal(call(load(path)), call(load()))
+
+
+def test_core_can_load_it_again_for_another_gpu() -> None:
+    model = load()
+    factory, arguments = model.cached_patcher_init[:2]
+    assert torch.equal(call(factory(*arguments, disable_dynamic=True)), call(model))
+
+
+class TestQuantisedAlready:
+    """Files in each of the ways that core marks them."""
+
+    def old_scaled(self, folder: Path) -> Path:
+        weights = load_file(flux_layout(folder))
+        scale = weights[f"{FIRST_LAYER}.weight"].abs().max().float() / 448
+        weights[f"{FIRST_LAYER}.weight"] = (weights[f"{FIRST_LAYER}.weight"] / scale).to(torch.float8_e4m3fn)
+        weights[f"{FIRST_LAYER}.scale_weight"] = scale
+        weights["scaled_fp8"] = torch.zeros(0, dtype=torch.float8_e4m3fn)
+        save_file(weights, folder / "scaled.safetensors")
+        return folder / "scaled.safetensors"
+
+    def raw(self, folder: Path) -> Path:
+        return flux_layout(folder, dtype=torch.float8_e4m3fn)
+
+    @pytest.mark.parametrize("make", ["old_scaled", "raw"])
+    def test_passes_through(self, tmp_path: Path, make: str) -> None:
+        path = getattr(self, make)(tmp_path)
+        expected = comfy.sd.load_diffusion_model(str(path))
+        assert torch.equal(call(load(path, "as stored")), call(expected))
+
+    @pytest.mark.parametrize("precision", ["bf16", "mxfp8", "nvfp4"])
+    def test_is_not_quantised_twice(self, tmp_path: Path, precision: str) -> None:
+        with pytest.raises(ValueError, match="quantised already \\(float8_e4m3fn\\).*choose as stored"):
+            load(self.old_scaled(tmp_path), precision)
+
+    def test_raw_float8_has_no_scale_to_go_by(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="quantised already \\(raw float8\\).*choose as stored"):
+            load(self.raw(tmp_path), "fp8 scaled")
+
+    @pytest.mark.parametrize(("precision", "in_full"), [("fp8 scaled", True), ("fp8 fast", False)])
+    def test_scaled_fp8_may_choose_its_multiplication(self, tmp_path: Path, precision: str, in_full: bool) -> None:
+        path = self.old_scaled(tmp_path)
+        model = load(path, precision)
+        stored = load_file(path)[f"{FIRST_LAYER}.weight"]
+        layer = model.model.diffusion_model.get_submodule(FIRST_LAYER)
+        assert list(quantized_layers(model)) == [FIRST_LAYER]
+        assert torch.equal(layer.weight._qdata.float(), stored.float())
+        assert layer._full_precision_mm_config == in_full
+
+
+class TestBadInputs:
+    @pytest.mark.parametrize("precision", ["as stored", "fp8 scaled"])
+    def test_truncated(self, tmp_path: Path, precision: str) -> None:
+        path = tmp_path / "half.safetensors"
+        path.write_bytes(FILE.read_bytes()[:-1000])
+        with pytest.raises(ValueError, match="half.safetensors is no complete safetensors file.*download it again"):
+            load(path, precision)
+
+    @pytest.mark.parametrize("name", ["page.safetensors", "page.ckpt"])
+    def test_something_else_with_that_name(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_bytes(b"<!DOCTYPE html><html>not found</html>")
+        with pytest.raises(ValueError, match=f"{name}.*download it again"):
+            load(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("names", "hint"),
+        [
+            (["decoder.conv_in.weight", "encoder.conv_in.weight"], "a VAE: put it into models/vae"),
+            (["lora_unet_double_blocks_0.lora_down.weight"], "a LoRA: put it into models/loras"),
+            (["text_model.encoder.layers.0.mlp.fc1.weight"], "a text encoder: put it into models/text_encoders"),
+            (["encoder.block.0.layer.0.SelfAttention.k.weight"], "a text encoder"),
+            (["something.weight"], "something.weight"),
+        ],
+    )
+    @pytest.mark.parametrize("precision", ["as stored", "fp8 scaled"])
+    def test_another_kind_of_model(self, tmp_path: Path, names: list[str], hint: str, precision: str) -> None:
+        path = tmp_path / "other.safetensors"
+        save_file({name: torch.zeros(8, 8, 3, 3) for name in names}, path)
+        with pytest.raises(ValueError, match=f"holds no diffusion model.*{hint}"):
+            load(path, precision)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    @pytest.mark.parametrize("precision", ["bf16", "fp8 scaled"])
+    def test_weights_that_are_no_numbers(self, tmp_path: Path, value: float, precision: str) -> None:
+        path = change(flux_layout(tmp_path), "single_blocks.3.linear1.weight", value)
+        with pytest.raises(ValueError, match="single_blocks.3.linear1.weight holds NaN or infinite"):
+            load(path, precision)
+
+    def test_weights_too_large_for_fp16(self, tmp_path: Path) -> None:
+        path = change(flux_layout(tmp_path), "single_blocks.3.linear1.weight", 1e6)
+        with pytest.raises(ValueError, match="single_blocks.3.linear1.weight.*choose bf16"):
+            load(path, "fp16")
+
+    def test_a_pattern_that_matches_nothing(self) -> None:
+        with pytest.raises(ValueError, match="'\\*.nope'.*double_blocks"):
+            load(keep_high_precision="*.nope")
+
+    def test_layers_by_which_core_knows_the_model(self) -> None:
+        with pytest.raises(ValueError, match="no longer recognises.*set keep_high_precision to auto"):
+            load(precision="nvfp4", keep_high_precision="none")
+
+    @pytest.mark.skipif("int8_tensorwise" in QUANT_ALGOS, reason="this ComfyUI has int8")
+    def test_a_format_newer_than_this_comfyui(self) -> None:
+        with pytest.raises(ValueError, match="this ComfyUI has no int8.*update ComfyUI"):
+            load(precision="int8")
+
+
+def test_an_interrupt_ends_it() -> None:
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        load()
+    assert quantized_layers(load())  # and the next load is whole
+
+
+MEASURE = """
+import sys, resource, psutil, torch
+from dev.host import import_comfyui, import_pack
+import_comfyui(); import_pack()
+from velocity_nodes.acceleration.load_quantized import LoadConfig, load_diffusion_model
+load_diffusion_model(sys.argv[2], LoadConfig(sys.argv[3]))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = psutil.Process().memory_info().rss
+start = peak()
+model = load_diffusion_model(sys.argv[1], LoadConfig(sys.argv[3]))
+print(start, before, peak(), model.model_size())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads the peak as POSIX systems give it")
+def test_peak_memory_is_the_small_model_and_its_largest_tensor(tmp_path: Path) -> None:
+    wide, shapes = 3072, {}
+
+    def linear(name: str, inside: int, outside: int) -> None:
+        shapes.update({f"{name}.weight": (outside, inside), f"{name}.bias": (outside,)})
+
+    for name, inside in {"img_in": 64, "txt_in": 4096, "time_in.in_layer": 256, "vector_in.in_layer": 768}.items():
+        linear(name, inside, wide)
+    for name in ("time_in", "vector_in"):
+        linear(f"{name}.out_layer", wide, wide)
+    for side in ("img", "txt"):
+        linear(f"double_blocks.0.{side}_mod.lin", wide, 6 * wide)
+        linear(f"double_blocks.0.{side}_attn.qkv", wide, 3 * wide)
+        linear(f"double_blocks.0.{side}_attn.proj", wide, wide)
+        linear(f"double_blocks.0.{side}_mlp.0", wide, 4 * wide)
+        linear(f"double_blocks.0.{side}_mlp.2", 4 * wide, wide)
+        for norm in ("query_norm", "key_norm"):
+            shapes[f"double_blocks.0.{side}_attn.norm.{norm}.scale"] = (128,)
+    linear("single_blocks.0.linear1", wide, 7 * wide)
+    linear("single_blocks.0.linear2", 5 * wide, wide)
+    linear("single_blocks.0.modulation.lin", wide, 3 * wide)
+    for norm in ("query_norm", "key_norm"):
+        shapes[f"single_blocks.0.norm.{norm}.scale"] = (128,)
+    linear("final_layer.linear", wide, 64)
+    linear("final_layer.adaLN_modulation.1", wide, 2 * wide)
+    size = write_random(tmp_path / "big.safetensors", shapes)
+    assert size > 1e9
+
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "big.safetensors"), str(FILE), "fp8 scaled"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    start, before, peak, loaded = (int(number) for number in done.stdout.split()[-4:])
+    largest = 4 * 7 * wide * wide
+    assert peak > start  # what came before does not hide the peak
+    assert peak - before < loaded + 2 * largest + 0, f"{loaded / 1e6:.0f} MB, peak {(peak - before) / 1e6:.0f} MB"
