@@ -1,0 +1,67 @@
+"""The GPU script runs from end to end where there is no GPU: the same code with toy models, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dev.host import ROOT
+
+SECONDS = 280
+
+
+def run(folder: Path, *options: str) -> dict:
+    """Run the command; return what it wrote."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(folder), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the results of every case of both workloads."""
+    folder = tmp_path_factory.mktemp("gpu")
+    run(folder)
+    return folder
+
+
+def test_every_case_is_measured(folder: Path) -> None:
+    """No case has an error, each has its numbers, and its latent is near that of the plain run."""
+    data = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
+    assert {case["error"] for case in data["cases"]} == {None}
+    names = [case["case"] for case in data["cases"] if case["workload"] == "flux"]
+    assert names == [case["case"] for case in data["cases"] if case["workload"] == "wan"]
+    for part in ("eager bf16", "compile ours", "compile core", "fp8 ours", "fp8 core", "First Block Cache draft"):
+        assert any(part in name for name in names), part
+    for case in data["cases"]:
+        assert case["seconds"] > 0 and case["first_seconds"] > 0 and len(case["runs"]) == 1
+        assert case["full"] + case["skipped"] == 8
+        assert case["difference"] is None or case["difference"] < 0.1, case["case"]
+        compiled = "compile" in case["case"]
+        assert (case["graphs"] > 0) == compiled
+        assert case["recompiles"] == 0 or "ours" not in case["case"], case
+    assert any(case["skipped"] for case in data["cases"])
+    assert data["card"]["copy_gb_per_s"] > 0 and data["card"]["bf16_tflops"] > 0
+    assert data["environment"]["attention"] == "attention_pytorch"
+
+
+def test_draws_a_chart(folder: Path) -> None:
+    """A picture of some size that is not one colour."""
+    with Image.open(folder / "gpu.png") as picture:
+        assert picture.width == 1400 and picture.height > 600
+        assert len(picture.convert("RGB").getcolors(10**6)) > 20
+
+
+def test_out_of_time_and_added_to(folder: Path, tmp_path: Path) -> None:
+    """Without time left cases are named as left out; with --add the others stay."""
+    (tmp_path / "gpu.json").write_bytes((folder / "gpu.json").read_bytes())
+    data = run(tmp_path, "--add", "--workloads", "wan", "--only", "fp8 core", "--minutes", "0")
+    cases = {(case["workload"], case["case"]): case for case in data["cases"]}
+    assert cases["wan", "fp8 core"]["error"] == cases["wan", "eager bf16"]["error"] == "left out: no time"
+    assert cases["flux", "fp8 core"]["seconds"] > 0 and cases["wan", "fp8 ours"]["seconds"] > 0
