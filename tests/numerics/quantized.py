@@ -1,5 +1,6 @@
 """Model files for the loader's tests, all made of the trained tiny Flux, and how far a loaded model is from it."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -27,6 +28,12 @@ QUANTIZING = [name for name in ("fp8 scaled", "fp8 fast", "mxfp8", "nvfp4", "int
 def load(path: Path = FILE, precision: str = "fp8 scaled", **settings: str) -> ModelPatcher:
     """Load with the pack."""
     return load_diffusion_model(str(path), LoadConfig(precision, **settings))
+
+
+@functools.cache
+def original() -> ModelPatcher:
+    """The model as it is in the file, once per session and for calls only: sampling with a LoRA leaves it in a model."""
+    return load(precision="as stored")
 
 
 def core_fp8_fast() -> ModelPatcher:
@@ -69,6 +76,12 @@ def quantized_layers(model: ModelPatcher) -> dict[str, QuantizedTensor]:
     """Return the quantised weights of a model by the name of their layer."""
     modules = model.model.diffusion_model.named_modules()
     return {name: m.weight for name, m in modules if isinstance(getattr(m, "weight", None), QuantizedTensor)}
+
+
+def same_weights(model: ModelPatcher, other: ModelPatcher) -> bool:
+    """Whether both have the same weights, scales and marks, bit for bit."""
+    a, b = (patcher.model.diffusion_model.state_dict() for patcher in (model, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name].float(), b[name].float()) for name in a)
 
 
 def write_random(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:

@@ -26,6 +26,7 @@ from .quantized import (
     error,
     flux_layout,
     load,
+    original,
     quantized_layers,
     write_random,
 )
@@ -76,7 +77,7 @@ class TestEveryPrecision:
     def test_is_near_the_original(self, precision: str) -> None:
         model = load(precision=precision)
         most_error, least_psnr = QUALITY[precision]
-        assert 0 < error(model, tiny_flux()) < most_error
+        assert 0 < error(model, original()) < most_error
         assert psnr(stock(), sample(model)) > least_psnr
 
     def test_blocks_are_small_and_the_ends_are_not(self, precision: str) -> None:
@@ -114,9 +115,9 @@ class TestEveryPrecision:
 
 
 def test_half_the_error_of_cores_fast_fp8() -> None:
-    fast = error(core_fp8_fast(), tiny_flux())
-    assert error(load(precision="fp8 fast"), tiny_flux()) < fast / 2
-    assert error(load(precision="fp8 scaled"), tiny_flux()) < fast / 4
+    fast = error(core_fp8_fast(), original())
+    assert error(load(precision="fp8 fast"), original()) < fast / 2
+    assert error(load(precision="fp8 scaled"), original()) < fast / 4
 
 
 @pytest.mark.parametrize(("keep", "count"), [("auto", 57), ("none", 65), ("auto, *mod*", 42), ("double_blocks.*", 35)])
