@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from .checkpoint_file import CheckpointFile
 from .diffusion_file import DiffusionFile, inspect
 from .precisions import Precision, check_available, find
-from .quantize import choose, linear_layers, quantize
+from .quantize import choose, linear_layers, needed_to_recognise, quantize
 
 log = logging.getLogger("velocity")
 
@@ -144,17 +144,13 @@ def _load_quantizing(
         for name, layer in layers.items()
         if layer in chosen and all(side % precision.multiple == 0 for side in shapes[name].shape)
     }
+    if precision.packed:
+        names -= needed_to_recognise(names, shapes, metadata)
     state_dict = dict(markers)
     with _progress(len(shapes)) as step:
         for name in shapes:
             state_dict.update(_converted(name, take(name), precision if name in names else None, options))
             step()
-    found = model_detection.model_config_from_unet(state_dict, "", metadata=metadata)
-    if found is None or found.unet_config != model_config.unet_config:
-        raise ValueError(
-            f"ComfyUI no longer recognises {type(model_config).__name__} with these layers in {precision.name}; set "
-            "keep_high_precision to auto, or choose fp8 scaled"
-        )
     log.info("%s: %d of %d linear layers quantised", precision.name, len(names), len(layers))
     return _make_model(source, state_dict, metadata, options, disable_dynamic)
 

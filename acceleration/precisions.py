@@ -20,7 +20,8 @@ class Precision:
     `format` is core's name of the layout ("": weights are not quantised, `dtype` says what they become). `supported_by`
     names the function of `comfy.model_management` that tells whether a GPU has tensor cores for it, where the choice
     makes no sense without; `needs` says the same in words. With `storage_only` the matrices are multiplied in the
-    compute dtype. Layers whose sides are no multiple of `multiple` stay as they are.
+    compute dtype. Layers whose sides are no multiple of `multiple` stay as they are. With `packed` two weights share a
+    byte, so the stored shape is another.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Precision:
     storage_only: bool = False
     rowwise_activations: bool = False
     multiple: int = 1
+    packed: bool = False
     supported_by: str = ""
     needs: str = ""
 
@@ -46,7 +48,9 @@ PRECISIONS: tuple[Precision, ...] = (
         supported_by="supports_fp8_compute", needs=_ADA,
     ),
     Precision("mxfp8", "mxfp8", multiple=32, supported_by="supports_mxfp8_compute", needs=_BLACKWELL),
-    Precision("nvfp4", "nvfp4", multiple=16, supported_by="supports_nvfp4_compute", needs=_BLACKWELL),
+    Precision(
+        "nvfp4", "nvfp4", multiple=16, packed=True, supported_by="supports_nvfp4_compute", needs=_BLACKWELL,
+    ),
     Precision("int8", "int8_tensorwise", multiple=16),
 )  # fmt: skip
 NAMES = tuple(precision.name for precision in PRECISIONS)

@@ -81,6 +81,30 @@ def choose(layers: Iterable[str], blocks: tuple[str, ...], keep: str) -> set[str
     return chosen
 
 
+def needed_to_recognise(names: set[str], shapes: dict[str, torch.Tensor], metadata: dict[str, str]) -> set[str]:
+    """Return those weights among `names` whose shape tells core which model it is, so that they must not be packed.
+
+    Core reads the sizes of a model off its weights: the width of the text off the first cross attention, for example.
+    """
+    from comfy.model_detection import model_config_from_unet
+
+    def recognised(packed: list[str]) -> bool:
+        halves = {name: shapes[name][:, ::2] for name in packed}
+        found = model_config_from_unet({**shapes, **halves}, "", metadata=metadata)
+        return found is not None and found.unet_config == known
+
+    def culprits(group: list[str]) -> set[str]:
+        if not group or recognised(group):
+            return set()
+        if len(group) == 1:
+            return set(group)
+        middle = len(group) // 2
+        return culprits(group[:middle]) | culprits(group[middle:])
+
+    known = model_config_from_unet(shapes, "", metadata=metadata).unet_config
+    return culprits(sorted(names))
+
+
 def quantize(name: str, weight: torch.Tensor, precision: Precision) -> dict[str, torch.Tensor]:
     """Return what a checkpoint of core holds for the layer of `weight` (out, in), in place of its weight.
 

@@ -32,7 +32,7 @@ def load(path: Path = FILE, precision: str = "fp8 scaled", **settings: str) -> M
 
 @functools.cache
 def original() -> ModelPatcher:
-    """The model as it is in the file, once per session and for calls only: sampling with a LoRA leaves it in a model."""
+    """The model as it is in the file. Only to be called: sampling with a LoRA would leave the LoRA in it."""
     return load(precision="as stored")
 
 

@@ -125,6 +125,11 @@ def test_kept_layers(keep: str, count: int) -> None:
     assert len(quantized_layers(load(keep_high_precision=keep))) == count
 
 
+def test_layers_by_which_core_knows_the_model_are_never_packed() -> None:
+    layers = quantized_layers(load(precision="nvfp4", keep_high_precision="none"))
+    assert "img_in" not in layers and 57 < len(layers) < 65
+
+
 def test_cores_own_layout_gives_the_same_as_that_of_diffusers(tmp_path: Path) -> None:
     assert torch.equal(call(load(flux_layout(tmp_path))), call(load()))
 
@@ -235,10 +240,6 @@ class TestBadInputs:
     def test_a_pattern_that_matches_nothing(self) -> None:
         with pytest.raises(ValueError, match="'\\*.nope'.*double_blocks"):
             load(keep_high_precision="*.nope")
-
-    def test_layers_by_which_core_knows_the_model(self) -> None:
-        with pytest.raises(ValueError, match="no longer recognises.*set keep_high_precision to auto"):
-            load(precision="nvfp4", keep_high_precision="none")
 
     @pytest.mark.skipif("int8_tensorwise" in QUANT_ALGOS, reason="this ComfyUI has int8")
     def test_a_format_newer_than_this_comfyui(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor, get_layout_class
 from velocity_nodes.acceleration.precisions import NAMES, Precision, check_available, find
-from velocity_nodes.acceleration.quantize import choose, linear_layers, quantize
+from velocity_nodes.acceleration.quantize import choose, linear_layers, needed_to_recognise, quantize
 
 from .quantized import QUANTIZING
 from .tiny_models import HUNYUAN_VIDEO, UNET
@@ -91,6 +91,27 @@ def test_layers_of_a_unet() -> None:
     assert any("attn1.to_q" in name for name in chosen) and any(name.startswith("middle_block") for name in chosen)
     assert not any(name.startswith(("time_embed", "label_emb", "out.")) for name in chosen)
     assert "time_embed.0" in layers.values()
+
+
+def test_the_weights_by_which_core_knows_a_real_sdxl() -> None:
+    """Full size, without memory: the width of the text is the width of the first cross attention's keys."""
+    config = {
+        "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2], "context_dim": 2048,
+        "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "num_head_channels": 64, "image_size": 32,
+        "use_linear_in_transformer": True, "use_spatial_transformer": True, "num_classes": "sequential",
+        "adm_in_channels": 2816, "use_temporal_attention": False, "use_temporal_resblock": False, "legacy": False,
+        "use_checkpoint": False,
+    }  # fmt: skip
+    kind = comfy.supported_models.SDXL(config)
+    kind.set_inference_dtype(torch.bfloat16, None)
+    weights = kind.get_model({}, "", torch.device("meta")).diffusion_model.state_dict()
+    shapes = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in weights.items()}
+    layers, blocks = linear_layers(shapes, kind)
+    names = {name for name, layer in layers.items() if layer.startswith(blocks)}
+    assert len(names) > 700
+    needed = needed_to_recognise(names, shapes, {})
+    assert needed == {"input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"}
 
 
 def test_layers_that_core_renames() -> None:
