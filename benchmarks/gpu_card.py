@@ -71,8 +71,19 @@ def linears(device: torch.device, tiny: bool) -> list[dict[str, Any]]:
             ways |= {"kernel": lambda x=x: quantize_rows_triton(x), "compiled twin": lambda x=x, f=compiled: f(x)}
         times = {name: _timed(name, way, device) for name, way in ways.items()}
         quantise = {f"{name}_gb_per_s": _rate(moved, seconds, 1e9) for name, seconds in times.items()}
+        if device.type == "cuda":
+            quantise["kernel_equals_twin"] = _equal(x)
         rows.append({"m": m, "k": k, "n": n, **quantise, **_tflops(_products(m, k, n, device), 2 * m * k * n)})
     return rows
+
+
+def _equal(x: torch.Tensor) -> bool | str:
+    """Whether the kernel gives the twin's bits on this card, or why it doesn't run."""
+    try:
+        pairs = zip(quantize_rows_triton(x), quantize_rows_torch(x), strict=True)
+        return all(torch.equal(ours.float(), twin.float()) for ours, twin in pairs)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _products(m: int, k: int, n: int, device: torch.device) -> dict[str, float | str]:

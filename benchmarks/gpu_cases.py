@@ -63,6 +63,7 @@ def cases(backend: str) -> Iterator[Case]:
     yield Case("fp8 ours", "fp8 ours")
     yield Case("fp8 ours, compile ours", "fp8 ours", (ours,))
     yield from (Case(f"fp8 ours, compile ours, {name}", "fp8 ours", (cache, ours)) for name, cache in caches)
+    yield Case("fp8 ours, compile core", "fp8 ours", (core,))
     yield Case("fp8 core", "fp8 core")
     yield Case("fp8 core, compile core", "fp8 core", (core,))
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours: the plain run, ComfyUI's own means, ours, all of ours together.
 PLAIN, CORE, OURS, TOGETHER = "#999999", "#009E73", "#56B4E9", "#0072B2"
+LEGEND = {"plain": PLAIN, "ComfyUI's own": CORE, "ours": OURS, "ours together": TOGETHER}
+PUBLISHED = "published (sglang)"
 BAR, HEAD = 0.27, 1.1  # inches
 
 
@@ -26,6 +28,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
         groups.setdefault(case["workload"], []).append(case)
     if not groups:
         return
+    if "flux" in groups and "H200" in data["environment"]["device"]:
+        groups["flux"] += _published(data["marks_h200"])
     sizes = [len(cases) for cases in groups.values()]
     height = sum(sizes) * BAR + HEAD * (len(sizes) + 0.6)
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
@@ -35,16 +39,17 @@ def draw(data: dict[str, Any], path: Path) -> None:
     figure.subplots_adjust(left=0.27, right=0.86, top=top, bottom=bottom, hspace=HEAD * len(sizes) / (sum(sizes) * BAR))
     facts = data["environment"]
     figure.text(0.02, 1 - 0.4 / height, f"Seconds for one whole sampling run on {facts['device']}", size=14, color=INK)
-    note = "Random weights: times and skipped steps, nothing of quality. Dotted lines: published for one H200."
     versions = f"ComfyUI {facts['comfyui']}, torch {facts['torch']}, {facts['attention']}"
-    figure.text(0.02, 1 - 0.65 / height, f"{note} {versions}.", size=9.5, color=INK)
+    note = f"Random weights: times and skipped steps, nothing of quality. {versions}."
+    figure.text(0.02, 1 - 0.65 / height, note, size=9.5, color=INK)
+    for place, (label, colour) in zip((0.66, 0.71, 0.82, 0.87), LEGEND.items(), strict=True):
+        figure.text(place, 1 - 0.4 / height, label, size=9.5, color=colour, weight="bold")
     for axes, (name, cases) in zip(panels, groups.items(), strict=True):
-        shown = data["marks_h200"] if name == "flux" and "H200" in facts["device"] else {}
-        _panel(axes, data["titles"].get(name, name), cases, shown)
+        _panel(axes, data["titles"].get(name, name), cases)
     figure.savefig(path)
 
 
-def _panel(axes: "Axes", title: str, cases: list[dict[str, Any]], marks: dict[str, float]) -> None:
+def _panel(axes: "Axes", title: str, cases: list[dict[str, Any]]) -> None:
     """Bars from the top in the order they were measured, each with seconds, times faster and calls."""
     eager = next((case["seconds"] for case in cases if case["case"] == "eager bf16"), None)
     places = range(len(cases))
@@ -62,17 +67,20 @@ def _panel(axes: "Axes", title: str, cases: list[dict[str, Any]], marks: dict[st
     for place, case in zip(places, cases, strict=True):
         words = [f"{case['seconds']:.2f} s"]
         words += [f"{eager / case['seconds']:.2f}x"] if eager and case["case"] != "eager bf16" else []
-        words += [f"{case['full']} of {case['full'] + case['skipped']} calls"] if case["skipped"] else []
+        words += [f"{case['full']} of {case['full'] + case['skipped']} steps full"] if case["skipped"] else []
         words += ["broken"] if case["error"] else []
         axes.text(case["seconds"], place, "  " + ", ".join(words), va="center", size=8.5, color=INK, clip_on=False)
-    for label, value in marks.items():
-        axes.axvline(value, color=INK, linewidth=0.9, linestyle=":")
-        axes.text(
-            value, len(cases) - 0.42, f"{label} {value}", size=7.5, color=INK, ha="right", va="bottom", rotation=90
-        )
+
+
+def _published(marks: dict[str, float]) -> list[dict[str, Any]]:
+    """Rows like cases of what others measured on the same kind of card."""
+    nothing = {"full": 0, "skipped": 0, "error": None}
+    return [{"case": f"{PUBLISHED}, {label}", "seconds": seconds, **nothing} for label, seconds in marks.items()]
 
 
 def _colour(name: str) -> str:
+    if name.startswith(PUBLISHED):
+        return FAINT
     if name == "eager bf16":
         return PLAIN
     if "core" in name:
