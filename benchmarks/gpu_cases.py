@@ -80,7 +80,8 @@ def measure(work: Workload, case: Case, model: ModelPatcher, runs: int, referenc
             model = node(model)
         result.first_seconds, latent = _timed(work, model)
         graphs = counters["stats"]["unique_graphs"]
-        _reset_peak()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         for _ in range(runs):
             seconds, latent = _timed(work, model)
             result.runs.append(seconds)
@@ -107,11 +108,6 @@ def _timed(work: Workload, model: ModelPatcher) -> tuple[float, torch.Tensor]:
 def _count_calls(result: Measured, work: Workload, model: ModelPatcher) -> None:
     log = model.get_attachment(ATTACHMENT)
     result.full, result.skipped = (log.latest()[-1].full, log.latest()[-1].skipped) if log else (work.steps, 0)
-
-
-def _reset_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak_gib() -> float | None:
@@ -146,8 +142,7 @@ def _compile_core(backend: str) -> Apply:
         from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
         model = model.clone()
-        options = {"guard_filter_fn": skip_torch_compile_dict}
-        set_torch_compile_wrapper(model=model, backend=backend, options=options)
+        set_torch_compile_wrapper(model, backend, options={"guard_filter_fn": skip_torch_compile_dict})
         return model
 
     return apply
