@@ -16,7 +16,8 @@ class Stack:
     empty name marks an output that is no stream. `probe` is the stream that First Block Cache measures ("": the first).
     `batch_dim` is the dimension of the streams in which the samples of a batch lie. With `packed` the streams have no
     dimension of their own for the samples: they are (tokens, channels), one sample's tokens behind the other's.
-    `shared` names other inputs of the blocks whose first dimension is always 1: all samples share one entry.
+    `shared` names other inputs of the blocks whose first dimension is always 1: all samples share one entry
+    (most models: the rotary frequencies).
     """
 
     attribute: str
@@ -24,7 +25,7 @@ class Stack:
     probe: str = ""
     batch_dim: int = 0
     packed: bool = False
-    shared: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ("freqs", "freqs_cis", "rope_emb_L_1_1_D", "image_rotary_emb")
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -105,7 +106,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "AuraFlow", "comfy.ldm.aura.mmdit.MMDiT",
         (Stack("double_layers", ("c", "x"), probe="x"), Stack("single_layers", ("cx",))),
     ),
-    Architecture("PixArt", "comfy.ldm.pixart.pixartms.PixArtMS", (Stack("blocks", ("x",)),), covers="Alpha, Sigma"),
+    Architecture(
+        "PixArt", "comfy.ldm.pixart.pixartms.PixArtMS", (Stack("blocks", ("x",), shared=("y",)),),
+        covers="Alpha, Sigma",
+    ),
     Architecture(
         "CogVideoX", "comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel", (Stack("blocks", _PICTURE_FIRST),),
     ),

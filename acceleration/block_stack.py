@@ -17,8 +17,9 @@ from torch import nn
 
 from .architectures import ARCHITECTURES, EXCEPTIONS, Architecture, Stack
 from .block_call import BlockCall, Place, Slot, UnsupportedModelError, Visit, map_tensors
+from .unet_blocks import is_unet
 
-__all__ = ["BlockCall", "UnsupportedModelError", "architecture_of", "map_tensors", "visit_blocks"]
+__all__ = ["BlockCall", "UnsupportedModelError", "architecture_of", "map_tensors", "stacks_of", "visit_blocks"]
 
 
 def architecture_of(diffusion_model: nn.Module) -> Architecture:
@@ -38,6 +39,17 @@ def architecture_of(diffusion_model: nn.Module) -> Architecture:
     )
 
 
+def stacks_of(diffusion_model: nn.Module) -> tuple[Stack, ...]:
+    """Return where the blocks of a model are: its row of the table, or the transformer blocks of a UNet.
+
+    Raises `UnsupportedModelError` for a model that is not in the table.
+    """
+    if not is_unet(diffusion_model):
+        return architecture_of(diffusion_model).stacks
+    names = (name for name, _ in diffusion_model.named_modules() if name.endswith(".transformer_blocks"))
+    return tuple(Stack(name, ("x",)) for name in names)
+
+
 @contextmanager
 def visit_blocks(diffusion_model: nn.Module, visit: Visit) -> Iterator[None]:
     """While open, each block call goes to `visit`, and what that returns is the block's output.
@@ -48,7 +60,7 @@ def visit_blocks(diffusion_model: nn.Module, visit: Visit) -> Iterator[None]:
     """
     restore: list[tuple[nn.Module, str, nn.Module]] = []
     slots: list[tuple[nn.Module, str, nn.Module]] = []
-    for stack in architecture_of(diffusion_model).stacks:
+    for stack in stacks_of(diffusion_model):
         parent, name = _locate(diffusion_model, stack.attribute)
         blocks = getattr(parent, name)
         if len(blocks):

@@ -8,24 +8,44 @@ why.
 import logging
 import time
 import types
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from .block_call import BlockCall
-from .dynamic_shapes import BlockInputs, Path
+from .dynamic_shapes import BlockInputs, Path, can_share_batch_sizes
 
 log = logging.getLogger("velocity")
 
 LARGEST_BATCH = 2**15  # core's attention splits larger ones: with this bound that branch stays out of the graph
 
 
+class _Function:
+    """A compiled function for all blocks of one kind."""
+
+    def __init__(self, name: str, options: dict[str, Any], batched: frozenset[Path], any_batch: bool) -> None:
+        self.batched, self.any_batch = batched, any_batch
+        self.dynamic = options["dynamic"] is not False
+        # A code object of its own: torch keeps compiled graphs with the code, so they go when this function goes.
+        code = _run_block.__code__.replace(co_name=f"compiled_{name}")
+        # A graph that serves any batch must be whole: behind a break torch would treat the batch as a constant.
+        options = {**options, "fullgraph": options["fullgraph"] or any_batch}
+        self.compiled = torch.compile(types.FunctionType(code, _run_block.__globals__), **options)
+
+    def __call__(self, block: nn.Module, inputs: BlockInputs) -> Any:
+        """Run a block of this kind."""
+        if self.dynamic:
+            inputs.mark_dynamic(self.batched, self.any_batch)
+        batch_dim = inputs.batch_dim if self.any_batch else None
+        return self.compiled(block, inputs.args, inputs.kwargs, inputs.stream, batch_dim)
+
+
 def _run_block(
     block: nn.Module, args: tuple, kwargs: dict[str, Any], stream: torch.Tensor, batch_dim: int | None
 ) -> Any:
     if batch_dim is not None:
+        torch._check(stream.shape[batch_dim] >= 1)
         torch._check(stream.shape[batch_dim] <= LARGEST_BATCH)
     return block(*args, **kwargs)
 
@@ -36,15 +56,25 @@ class CompiledBlocks:
     def __init__(self, **compile_options: Any) -> None:
         """`compile_options` are those of `torch.compile`."""
         self.options = compile_options
-        self.functions: dict[tuple, dict[frozenset[Path], Callable]] = {}
+        self.functions: dict[tuple, dict[frozenset[Path], _Function]] = {}
         self.kinds: dict[tuple[int, int], tuple] = {}
         self.uncompiled: set[tuple] = set()
         self.streamed: dict[tuple[int, int], bool] = {}
-        self.delegate: Any = None
+        self.delegate: Any = None  # the model as core's classic loader has it, where the user's is of dynamic VRAM
+        self._whole: nn.Module | None = None
 
     def begin_run(self) -> None:
         """Look again at where the weights are: core may have moved them since the last run."""
         self.streamed.clear()
+
+    def whole(self, diffusion_model: nn.Module) -> nn.Module:
+        """Return the model compiled as a whole."""
+        if self._whole is None:
+            from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+            options = {**self.options.get("options", {}), "guard_filter_fn": skip_torch_compile_dict}
+            self._whole = torch.compile(diffusion_model, **{**self.options, "options": options})
+        return self._whole
 
     def visit(self, call: BlockCall) -> Any:
         """Run one block compiled, where that can be."""
@@ -55,34 +85,35 @@ class CompiledBlocks:
         inputs, known = BlockInputs(call), self.functions.setdefault(kind, {})
         # One sample fits every function; with more it shows which inputs have one entry for each.
         batched = next(iter(known)) if inputs.samples == 1 and known else inputs.batched()
-        if self.options["dynamic"] is not False:
-            inputs.mark_dynamic(batched)
-        if batched in known:
-            return _call(known[batched], call.block, inputs)
-        return self._first_call(call, kind, batched, inputs)
+        if batched not in known:
+            return self._first_call(call, kind, batched, inputs)
+        return known[batched](call.block, inputs)
 
     def _first_call(self, call: BlockCall, kind: tuple, batched: frozenset[Path], inputs: BlockInputs) -> Any:
-        """Compile the block, and run it."""
-        name = type(call.block).__name__
-        # A code object of its own: torch keeps the compiled graphs with the code, so they go when this function goes.
-        code = _run_block.__code__.replace(co_name=f"compiled_{name}")
-        function = torch.compile(types.FunctionType(code, _run_block.__globals__), **self.options)
+        """Compile the block, and run it. When that fails, the inputs are untouched."""
+        name, start = type(call.block).__name__, time.perf_counter()
         log.info("Compile Model+: compiling %s ...", name)
-        start = time.perf_counter()
-        try:
-            output = _call(function, call.block, inputs)
-        except torch._dynamo.exc.TorchDynamoException as error:  # while compiling: the inputs are untouched
-            if self.options["fullgraph"]:
-                raise RuntimeError(
-                    f"Compile Model+: {name} can't be compiled as one graph: {str(error).splitlines()[0]}. "
-                    "Switch fullgraph off to compile it in parts"
-                ) from error
-            log.warning("Compile Model+: %s runs uncompiled, as the compiler failed", name, exc_info=error)
-            self.uncompiled.add(kind)
-            return call.run()
-        self.functions[kind][batched] = function
-        log.info("Compile Model+: %s compiled in %.1f s", name, time.perf_counter() - start)
-        return output
+        failure: Exception | None = None
+        for any_batch in (
+            (True, False) if self.options["dynamic"] is not False and can_share_batch_sizes() else (False,)
+        ):
+            function = _Function(name, self.options, batched, any_batch)
+            try:
+                output = function(call.block, inputs)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                failure = error
+                continue
+            self.functions[kind][batched] = function
+            log.info("Compile Model+: %s compiled in %.1f s", name, time.perf_counter() - start)
+            return output
+        if self.options["fullgraph"]:
+            raise RuntimeError(
+                f"Compile Model+: {name} can't be compiled as one graph: {str(failure).splitlines()[0]}. "
+                "Switch fullgraph off to compile it in parts"
+            ) from failure
+        log.warning("Compile Model+: %s runs uncompiled, as the compiler failed", name, exc_info=failure)
+        self.uncompiled.add(kind)
+        return call.run()
 
     def _streamed(self, place: tuple[int, int], block: nn.Module) -> bool:
         """Whether core brings weights of this block to the device, or patches them, in each call."""
@@ -96,10 +127,6 @@ class CompiledBlocks:
                 )
             self.streamed[place] = len(devices) > 1 or functions
         return self.streamed[place]
-
-
-def _call(function: Callable, block: nn.Module, inputs: BlockInputs) -> Any:
-    return function(block, inputs.args, inputs.kwargs, inputs.stream, inputs.batch_dim)
 
 
 def _kind(block: nn.Module) -> tuple:

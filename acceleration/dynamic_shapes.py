@@ -6,6 +6,7 @@ share a graph. Token counts become ordinary dynamic dimensions. All other sizes 
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,26 +54,38 @@ class BlockInputs:
             and (self.samples > 1 or path[0] not in self.shared)
         )
 
-    def mark_dynamic(self, batched: frozenset[Path]) -> None:
-        """Mark the dimensions that change, for a function that is compiled for these `batched` tensors."""
+    def mark_dynamic(self, batched: frozenset[Path], any_batch: bool) -> None:
+        """Mark the dimensions that change, for a function that is compiled for these `batched` tensors.
+
+        Without `any_batch` one sample and many get a graph each.
+        """
         lengths = {
             size for tensor in self.streams for dim, size in enumerate(tensor.shape[:-1]) if dim != self.batch_dim
         }
+        lengths |= {math.prod(sizes) for sizes in (tensor.shape[1:-1] for tensor in self.streams) if len(sizes) > 1}
         if len(self.streams) > 1:  # attention over two streams
             lengths.add(sum(tensor.shape[-2] for tensor in self.streams))
         for path, tensor, own in self.tensors:
+            _forget_batch_mark(tensor)
             for dim, size in enumerate(tensor.shape[:-1] if tensor.ndim > 1 else tensor.shape):
                 if path in batched and dim == own:
-                    _mark_batch(tensor, dim)
+                    if any_batch:
+                        torch._dynamo.decorators.mark_unbacked(tensor, dim, hint_override=1, shape_id="batch")
+                    elif size > 1:
+                        torch._dynamo.maybe_mark_dynamic(tensor, dim)
                 elif size > 1 and (size in lengths or tensor.ndim == 3):
                     torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 
-def _mark_batch(tensor: torch.Tensor, dim: int) -> None:
-    if "shape_id" in inspect.signature(torch._dynamo.decorators.mark_unbacked).parameters:
-        torch._dynamo.decorators.mark_unbacked(tensor, dim, hint_override=1, shape_id="batch")
-    elif tensor.shape[dim] > 1:  # torch before 2.11: a second graph for more than one sample
-        torch._dynamo.maybe_mark_dynamic(tensor, dim)
+def can_share_batch_sizes() -> bool:
+    """Whether this torch has what one graph for any number of samples needs (2.11 has)."""
+    return "shape_id" in inspect.signature(torch._dynamo.decorators.mark_unbacked).parameters
+
+
+def _forget_batch_mark(tensor: torch.Tensor) -> None:
+    """Take off the mark that a tensor still has from the block before."""
+    for name in ("_dynamo_unbacked_indices", "_dynamo_shape_ids", "_dynamo_hint_overrides"):
+        vars(tensor).pop(name, None)
 
 
 def _stable(value: Any) -> Any:

@@ -8,6 +8,7 @@ class VelocityExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class; importing them here keeps the import of the pack itself cheap."""
+        from .compile_model import VelocityCompileModel
         from .first_block_cache import VelocityFirstBlockCache
         from .load_diffusion_model import VelocityLoadDiffusionModel
         from .save_quantized_model import VelocitySaveQuantizedModel
@@ -18,6 +19,7 @@ class VelocityExtension(ComfyExtension):
             VelocityForecast,
             VelocityFirstBlockCache,
             VelocitySpeedReport,
+            VelocityCompileModel,
             VelocityLoadDiffusionModel,
             VelocitySaveQuantizedModel,
         ]
