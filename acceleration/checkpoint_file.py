@@ -23,7 +23,7 @@ class CheckpointFile:
             self.shapes = self._read_header()
         else:
             self._tensors = _load_whole(path)
-            self.shapes = {name: _stand_in(tensor) for name, tensor in self._tensors.items()}
+            self.shapes = {name: stand_in(tensor) for name, tensor in self._tensors.items()}
 
     def take(self, name: str) -> torch.Tensor:
         """Return a tensor's values; from a file that was read as a whole, once."""
@@ -40,7 +40,7 @@ class CheckpointFile:
         try:
             with safe_open(self.path, framework="pt") as file:
                 self.metadata = file.metadata() or {}
-                return {name: _stand_in(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+                return {name: stand_in(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"{self.path} is no complete safetensors file ({error}); download it again and compare its size with "
@@ -48,7 +48,8 @@ class CheckpointFile:
             ) from error
 
 
-def _stand_in(tensor: torch.Tensor) -> torch.Tensor:
+def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+    """Return zeros of the same shape and dtype that take no memory."""
     return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
 
 

@@ -1,0 +1,129 @@
+"""The weights of a diffusion model on their way from the file to core: looked at, quantised, and never there twice."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import torch
+
+from .checkpoint_file import stand_in
+from .diffusion_file import DiffusionFile
+from .precisions import Precision
+from .quantize import choose, linear_layers, needed_to_recognise, quantize
+
+log = logging.getLogger("velocity")
+StateDict = dict[str, torch.Tensor]
+
+# Tensors of full checkpoints, beside the diffusion model, that tell core which kind of model it is.
+MARKERS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_*", "conditioner.conditioners.*")
+
+
+def check_numbers(source: DiffusionFile, dtype: torch.dtype) -> None:
+    """Raise ValueError when a weight in the file is no number, or would be none in `dtype`."""
+    step = _progress(len(source.shapes))
+    for name in source.shapes:
+        _check(name, source.take(name), dtype)
+        step()
+
+
+def quantized_weights(source: DiffusionFile, precision: Precision, keep: str, device: torch.device) -> StateDict:
+    """Return what core's quantised checkpoints hold for this model; `device` does the work, one tensor at a time.
+
+    `keep` is explained at `quantize.choose`. ValueError for a weight that is no number, naming it.
+    """
+    from comfy.model_detection import model_config_from_unet
+
+    metadata, shapes, model_config, take = source.checkpoint.metadata, source.shapes, source.model_config, source.take
+    if model_config is None:
+        converted = _convert_diffusers(source)
+        shapes = {name: stand_in(tensor) for name, tensor in converted.items()}
+        model_config, take = model_config_from_unet(shapes, "", metadata=metadata), converted.pop
+    state_dict = {name: source.checkpoint.take(name).clone() for name in _markers(source.checkpoint.shapes)}
+    layers, blocks = linear_layers({**shapes, **state_dict}, model_config)
+    chosen = choose(layers.values(), blocks, keep)
+    fits = {name for name in layers if all(side % precision.multiple == 0 for side in shapes[name].shape)}
+    names = {name for name in fits if layers[name] in chosen}
+    if precision.packed:
+        names -= needed_to_recognise(names, shapes, metadata)
+    step = _progress(len(shapes))
+    for name in shapes:
+        tensor = take(name)
+        _check(name, tensor)
+        if name in names:
+            small = quantize(name, tensor.to(device), precision)
+            state_dict.update((key, value.cpu()) for key, value in small.items())
+        else:
+            state_dict[name] = tensor.clone()  # else the file could not be closed
+        step()
+    log.info("%s: %d of %d linear layers quantised", precision.name, len(names), len(layers))
+    return state_dict
+
+
+def stored_weights(source: DiffusionFile) -> tuple[StateDict, dict[str, str]]:
+    """Return the weights as core reads them, without the prefix and with core's own marks of what is quantised, and
+    the rest of the metadata."""
+    from comfy.utils import convert_old_quants, load_torch_file, state_dict_prefix_replace
+
+    everything, metadata = load_torch_file(source.checkpoint.path, return_metadata=True)
+    everything, metadata = convert_old_quants(everything, "", metadata=dict(metadata or {}))
+    metadata.pop("_quantization_metadata", None)
+    markers = {name: everything[name] for name in _markers(everything)}
+    if not source.prefix:
+        return everything, metadata
+    weights = state_dict_prefix_replace(everything, {source.prefix: ""}, filter_keys=True)
+    weights, _ = convert_old_quants(weights, "", metadata={})
+    return {**weights, **markers}, metadata
+
+
+def multiply_in_full(state_dict: StateDict, in_full: bool) -> None:
+    """Say in core's marks whether quantised layers multiply in the compute dtype, or in their own format."""
+    for name, marker in list(state_dict.items()):
+        if name.endswith(".comfy_quant"):
+            marks = {**json.loads(marker.numpy().tobytes()), "full_precision_matrix_mult": in_full}
+            state_dict[name] = torch.tensor(list(json.dumps(marks).encode()), dtype=torch.uint8)
+
+
+def _markers(names: StateDict) -> list[str]:
+    return [name for name in names if any(fnmatchcase(name, marker) for marker in MARKERS)]
+
+
+def _convert_diffusers(source: DiffusionFile) -> StateDict:
+    """Return the weights by core's names. Core fuses some, which takes the memory of the model in 16 bits once."""
+    from comfy import model_detection
+    from comfy.utils import unet_to_diffusers
+
+    weights = {name: source.take(name) for name in source.shapes}
+    converted = model_detection.convert_diffusers_mmdit(weights, "")
+    if converted is not None:
+        return converted
+    names = unet_to_diffusers(model_detection.model_config_from_diffusers_unet(weights).unet_config)
+    return {names[name]: weights.pop(name) for name in names if name in weights}
+
+
+def _check(name: str, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> None:
+    """Raise ValueError when a float tensor holds NaN or infinity, or would in `dtype`."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    least, most = (float(end) for end in torch.aminmax(tensor))
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise ValueError(
+            f"{name} holds NaN or infinite weights; the file is damaged: download it again, or ask its author"
+        )
+    if dtype is not None and max(-least, most) > torch.finfo(dtype).max:
+        raise ValueError(f"{name} holds weights beyond the range of {dtype}; choose bf16 instead")
+
+
+def _progress(total: int) -> Callable[[], None]:
+    """Return a function to call for each step done; it shows in ComfyUI and raises there when the user interrupts."""
+    import comfy.model_management as management
+    from comfy.utils import ProgressBar
+
+    bar = ProgressBar(total)
+
+    def step() -> None:
+        management.throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    return step
