@@ -16,8 +16,7 @@ class Stack:
     empty name marks an output that is no stream. `probe` is the stream that First Block Cache measures ("": the first).
     `batch_dim` is the dimension of the streams in which the samples of a batch lie. With `packed` the streams have no
     dimension of their own for the samples: they are (tokens, channels), one sample's tokens behind the other's.
-    `shared` names other inputs of the blocks whose first dimension is always 1: all samples share one entry
-    (most models: the rotary frequencies).
+    `shared` names other inputs of the blocks whose first dimension is always 1: all samples share one entry.
     """
 
     attribute: str
@@ -25,7 +24,7 @@ class Stack:
     probe: str = ""
     batch_dim: int = 0
     packed: bool = False
-    shared: tuple[str, ...] = ("freqs", "freqs_cis", "rope_emb_L_1_1_D", "image_rotary_emb")
+    shared: tuple[str, ...] = ()
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -65,7 +64,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("Flux", "comfy.ldm.flux.model.Flux", (_DOUBLE, _SINGLE), covers="1, 2, Kontext, LongCat, Ovis"),
     Architecture("Chroma", "comfy.ldm.chroma.model.Chroma", (_DOUBLE, _SINGLE), covers="Radiance"),
     Architecture(
-        "Wan", "comfy.ldm.wan.model.WanModel", (Stack("blocks", ("x",)),),
+        "Wan", "comfy.ldm.wan.model.WanModel", (Stack("blocks", ("x",), shared=("freqs",)),),
         covers="2.1, 2.2, VACE, Camera, S2V, HuMo, Animate, SCAIL, WanDancer",
     ),
     Architecture("HunyuanVideo", "comfy.ldm.hunyuan_video.model.HunyuanVideo", (_DOUBLE, _SINGLE), covers="1.5"),
@@ -81,7 +80,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         (Stack("joint_blocks", ("context", "x"), probe="x"),), covers="3.5",
     ),
     Architecture(
-        "Lumina 2", "comfy.ldm.lumina.model.NextDiT", (Stack("layers", ("x",)),), covers="Z-Image, pixel space",
+        "Lumina 2", "comfy.ldm.lumina.model.NextDiT", (Stack("layers", ("x",), shared=("freqs_cis",)),),
+        covers="Z-Image, pixel space",
     ),
     Architecture(
         "HiDream-I1", "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",
@@ -91,12 +91,13 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     # The model collects each block's keys and values (the second output) for the steps to come.
     Architecture(
         "HiDream-O1", "comfy.ldm.hidream_o1.model.HiDreamO1Transformer",
-        (Stack("language_model.layers", ("x", "")),), tail_residual=False,
+        (Stack("language_model.layers", ("x", ""), shared=("freqs_cis",)),), tail_residual=False,
     ),
     # Time, height, width, batch, channels.
     Architecture("Cosmos", "comfy.ldm.cosmos.model.GeneralDIT", (Stack("blocks", ("x",), batch_dim=3),)),
     Architecture(
-        "Cosmos-Predict2", "comfy.ldm.cosmos.predict2.MiniTrainDIT", (Stack("blocks", ("x_B_T_H_W_D",)),),
+        "Cosmos-Predict2", "comfy.ldm.cosmos.predict2.MiniTrainDIT",
+        (Stack("blocks", ("x_B_T_H_W_D",), shared=("rope_emb_L_1_1_D",)),),
         covers="Anima",
     ),
     Architecture(
@@ -128,18 +129,22 @@ ARCHITECTURES: tuple[Architecture, ...] = (
          Stack("single_stream_layers", ("hidden_states",))),
     ),
     Architecture("ERNIE-Image", "comfy.ldm.ernie.model.ErnieImageModel", (Stack("layers", ("x",)),)),
-    Architecture("Ideogram 4", "comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel", (Stack("layers", ("x",)),)),
     Architecture(
-        "JoyImage", "comfy.ldm.joyimage.model.JoyImageTransformer3DModel", (Stack("double_blocks", _PICTURE_FIRST),),
+        "Ideogram 4", "comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",
+        (Stack("layers", ("x",), shared=("freqs_cis",)),),
+    ),
+    Architecture(
+        "JoyImage", "comfy.ldm.joyimage.model.JoyImageTransformer3DModel",
+        (Stack("double_blocks", _PICTURE_FIRST, shared=("image_rotary_emb",)),),
     ),
     Architecture(
         "Kandinsky 5", "comfy.ldm.kandinsky5.model.Kandinsky5",
-        (Stack("visual_transformer_blocks", ("visual_embed",)),),
+        (Stack("visual_transformer_blocks", ("visual_embed",), shared=("freqs",)),),
     ),
     Architecture("Krea 2", "comfy.ldm.krea2.model.SingleStreamDiT", (Stack("blocks", ("x",)),)),
     Architecture(
         "Lens", "comfy.ldm.lens.model.LensTransformer2DModel",
-        (Stack("transformer_blocks", _TEXT_FIRST, probe="hidden_states"),),
+        (Stack("transformer_blocks", _TEXT_FIRST, probe="hidden_states", shared=("freqs_cis",)),),
     ),
     Architecture(
         "Mage-Flow", "comfy.ldm.mage_flow.model.MageFlowTransformer2DModel",
