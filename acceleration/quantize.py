@@ -44,17 +44,14 @@ def linear_layers(shapes: dict[str, torch.Tensor], model_config: Any) -> tuple[d
 
 
 def block_prefixes(diffusion_model: nn.Module) -> tuple[str, ...]:
-    """Return how the names of the layers inside the blocks begin. ValueError for a model that is in no table."""
+    """Return how the names of the layers inside the blocks begin; nothing for a model that is in no table."""
     stacks = {row.model_class: tuple(stack.attribute for stack in row.stacks) for row in ARCHITECTURES}
     stacks.update((path, UNET_STACKS) for path in UNETS)
     for cls in type(diffusion_model).__mro__:
         found = stacks.get(f"{cls.__module__}.{cls.__qualname__}")
         if found:
             return tuple(f"{attribute}." for attribute in found)
-    raise ValueError(
-        f"Velocity does not know where the blocks of {type(diffusion_model).__name__} are; set keep_high_precision to "
-        "none, or choose the precision as stored, bf16 or fp16"
-    )
+    return ()
 
 
 def choose(layers: Iterable[str], blocks: tuple[str, ...], keep: str) -> set[str]:
@@ -69,6 +66,11 @@ def choose(layers: Iterable[str], blocks: tuple[str, ...], keep: str) -> set[str
         raise ValueError(f"keep_high_precision is empty; write auto, none, or patterns of names. {_examples(layers)}")
     chosen = set(layers)
     for pattern in patterns:
+        if pattern == "auto" and not blocks:
+            raise ValueError(
+                "Velocity does not know where the blocks of this model are, so auto means nothing; set "
+                f"keep_high_precision to none, or to patterns of names. {_examples(layers)}"
+            )
         if pattern == "auto":
             matches = {layer for layer in layers if not layer.startswith(blocks)}
         elif pattern == "none":

@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor, get_layout_class
 from velocity_nodes.acceleration.precisions import NAMES, Precision, check_available, find
-from velocity_nodes.acceleration.quantize import choose, linear_layers, needed_to_recognise, quantize
+from velocity_nodes.acceleration.quantize import block_prefixes, choose, linear_layers, needed_to_recognise, quantize
 
 from .quantized import QUANTIZING
 from .tiny_models import HUNYUAN_VIDEO, UNET
@@ -79,6 +79,13 @@ def test_a_choice_that_means_nothing_names_real_layers(keep: str, says: str) -> 
     with pytest.raises(ValueError, match=says) as raised:
         choose(LAYERS, BLOCKS, keep)
     assert "blocks.0.attn.qkv" in str(raised.value)
+
+
+def test_a_model_whose_blocks_nobody_knows() -> None:
+    assert block_prefixes(torch.nn.Linear(2, 2)) == ()
+    assert choose(LAYERS, (), "none") == set(LAYERS)
+    with pytest.raises(ValueError, match="set keep_high_precision to none.*img_in"):
+        choose(LAYERS, (), "auto")
 
 
 def test_layers_of_a_unet() -> None:
