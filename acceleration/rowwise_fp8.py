@@ -69,7 +69,7 @@ def _linear(_: object, args: tuple, kwargs: dict) -> torch.Tensor:
     """linear(x (..., K), weight (N, K), bias (N,) or None)."""
     x, weight = args[:2]
     bias = args[2] if len(args) > 2 else None
-    if not _is_weight(weight) or _is_weight(x):
+    if not _is_weight(weight):
         return linear(_plain(x), _plain(weight), bias)
     out = _multiply(x.reshape(-1, x.shape[-1]), weight._qdata.t(), weight._params.scale, bias)
     return out.reshape(*x.shape[:-1], out.shape[-1])
@@ -78,7 +78,7 @@ def _linear(_: object, args: tuple, kwargs: dict) -> torch.Tensor:
 def _mm(_: object, args: tuple, kwargs: dict) -> torch.Tensor:
     """mm(x (M, K), weight (K, N))."""
     x, weight = args
-    if not _is_weight(weight) or _is_weight(x):
+    if not _is_weight(weight):
         return torch.mm(_plain(x), _plain(weight))
     return _multiply(x, weight._qdata, weight._params.scale, None)
 
@@ -86,7 +86,7 @@ def _mm(_: object, args: tuple, kwargs: dict) -> torch.Tensor:
 def _addmm(_: object, args: tuple, kwargs: dict) -> torch.Tensor:
     """addmm(bias (N,), x (M, K), weight (K, N))."""
     bias, x, weight = args
-    if kwargs or bias.ndim != 1 or not _is_weight(weight) or _is_weight(x):
+    if kwargs or bias.ndim != 1 or not _is_weight(weight):
         return torch.addmm(_plain(bias), _plain(x), _plain(weight), **kwargs)
     return _multiply(x, weight._qdata, weight._params.scale, bias)
 

@@ -55,6 +55,7 @@ def run_workload(work: Any, options: argparse.Namespace, report: Report, budget:
             if built != case.precision:
                 model, built = None, ""
                 _free()
+                torch._dynamo.reset()
                 model, built = build(work, case.precision, torch.bfloat16), case.precision
             result = measure(work, case, model, options.runs, reference)
             if case.name == "eager bf16" and result.seconds:
@@ -63,15 +64,12 @@ def run_workload(work: Any, options: argparse.Namespace, report: Report, budget:
             result = Measured(work.name, case.name, error=f"{type(error).__name__}: {str(error)[:500]}")
         report.add(asdict(result))
         _free()
-    model = None
-    _free()
 
 
 def _free() -> None:
     import comfy.model_management
 
     comfy.model_management.cleanup_models()
-    torch._dynamo.reset()
     gc.collect()
     comfy.model_management.soft_empty_cache()
 
