@@ -12,6 +12,8 @@ streaming work as with core's; with a LoRA that is not baked in, core's Linear m
 Without fp8 on the device both sides are dequantised and multiplied: nearly the same numbers, slower.
 """
 
+from dataclasses import replace
+
 import comfy.quant_ops as quant_ops
 import torch
 from torch.nn.functional import linear
@@ -27,21 +29,24 @@ class RowwiseFP8Layout(Core):
     """Core's e4m3 layout of weights, one scale each, that are multiplied with activations quantised by row."""
 
 
-def use_rowwise_activations(diffusion_model: torch.nn.Module) -> int:
+def use_rowwise_activations(diffusion_model: torch.nn.Module, compute_dtype: torch.dtype | None = None) -> int:
     """Switch each fp8 Linear (core's e4m3 weight, not marked for full precision) and return their number.
 
-    Raises `ValueError` when there is no such layer. Calling it twice changes nothing.
+    `compute_dtype` is that of the activations, where it is not the one that core chose for the model: core dequantises
+    a weight whose nominal dtype is another, and would multiply in full precision. Calling it twice changes nothing.
+    Raises `ValueError` when there is no such layer.
     """
     switched = [module for module in diffusion_model.modules() if _is_fp8_linear(module)]
     if not switched:
         raise ValueError(
-            f"no Linear of {type(diffusion_model).__name__} has weights in float8_e4m3fn with a scale, so there is "
-            "nothing to speed up; load it with precision 'fp8 scaled' or 'fp8 fast', or use a checkpoint that is"
+            f"no Linear of {type(diffusion_model).__name__} has a scaled float8_e4m3fn weight that may be multiplied "
+            "in fp8, so there is nothing to speed up; load it with precision 'fp8 fast' from a file in 16 bits"
         )
     _register()
     for module in switched:
         weight = module.weight
-        relabelled = quant_ops.QuantizedTensor(weight._qdata, LAYOUT, weight._params)
+        params = replace(weight._params, orig_dtype=compute_dtype or weight.dtype)
+        relabelled = quant_ops.QuantizedTensor(weight._qdata, LAYOUT, params)
         module.weight = torch.nn.Parameter(relabelled, requires_grad=False)
         module.layout_type = LAYOUT  # core 0.18.2 requantises with it after a LoRA
         module._full_precision_mm = True  # core's word for: don't quantise the input, give the product a plain one
@@ -96,9 +101,7 @@ def _reshaping(operation: object) -> object:
 
     def handler(weight: torch.Tensor, args: tuple, kwargs: dict) -> torch.Tensor:
         q = operation(weight._qdata, *args[1:], **kwargs)
-        old = weight._params
-        params = type(old)(scale=old.scale, orig_dtype=old.orig_dtype, orig_shape=tuple(q.shape))
-        return quant_ops.QuantizedTensor(q, LAYOUT, params)
+        return quant_ops.QuantizedTensor(q, LAYOUT, replace(weight._params, orig_shape=tuple(q.shape)))
 
     return handler
 

@@ -146,6 +146,19 @@ def test_which_layers_are_switched() -> None:
 
 
 @torch.inference_mode()
+def test_another_compute_dtype() -> None:
+    """Activations in a dtype that core did not choose are multiplied in fp8 too, when it is named."""
+    x = activations().bfloat16()
+    model = fp8_linear(bias=False)
+    exact = model(x)  # core dequantises
+    use_rowwise_activations(model, torch.bfloat16)
+    q, scale = quantize_rows(x[0])
+    weight = (model[0].weight._qdata.float() * model[0].weight._params.scale).bfloat16()
+    expected = torch.mm((q.float() * scale).bfloat16(), weight.t())
+    assert torch.equal(model(x)[0], expected) and not torch.equal(model(x), exact)
+
+
+@torch.inference_mode()
 def test_broken_rows_stay_broken_and_alone() -> None:
     """NaN and infinity come out as no number; the other tokens are as without them."""
     model, x = rowwise(), activations()
