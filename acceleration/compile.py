@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from torch import nn
 
 from .block_stack import BlockCall, stacks_of, visit_blocks
 from .compile_artifacts import Artifacts
@@ -77,9 +78,7 @@ def apply_compile(model: ModelPatcher, config: CompileConfig) -> ModelPatcher:
         stacks_of(model.model.diffusion_model)  # a model whose blocks are not known says so now
     store = _store(model, config, options)
     # Dynamic VRAM brings weights by calls that no graph can hold: as core's own compile node, load in the classic way.
-    compiled = model.clone(disable_dynamic=True, model_override=store.delegate)
-    if model.is_dynamic():
-        store.delegate = compiled.get_clone_model_override()
+    compiled = model.clone(disable_dynamic=True)
     compiled.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     compiled.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     run = _CompiledRun(store, config, Artifacts.of(compiled) if config.backend == "inductor" else None)
@@ -95,6 +94,7 @@ class _CompiledRun:
     def __init__(self, store: CompiledBlocks, config: CompileConfig, artifacts: Artifacts | None) -> None:
         self.store, self.artifacts = store, artifacts
         self.whole = config.scope == "whole model"
+        self.compiled_whole: nn.Module | None = None
         self.choice = FasterChoice() if config.keep_fastest else None
 
     def outer_sample(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -120,7 +120,7 @@ class _CompiledRun:
         base = executor.class_obj
         if self.whole:
             original = base.diffusion_model
-            base.diffusion_model = self.store.whole(original)
+            base.diffusion_model = self._compile_whole(original)
             try:
                 return executor(*args, **kwargs)
             finally:
@@ -129,6 +129,14 @@ class _CompiledRun:
             return self._fastest(executor, args, kwargs)
         with visit_blocks(base.diffusion_model, self.store.visit):
             return executor(*args, **kwargs)
+
+    def _compile_whole(self, diffusion_model: nn.Module) -> nn.Module:
+        if self.compiled_whole is None:
+            from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+            options = {**self.store.options.get("options", {}), "guard_filter_fn": skip_torch_compile_dict}
+            self.compiled_whole = torch.compile(diffusion_model, **{**self.store.options, "options": options})
+        return self.compiled_whole
 
     def _fastest(self, executor: Callable, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
         """Run the model compiled or not, and take the time until it is clear which is faster."""

@@ -51,7 +51,7 @@ def _run_block(
 
 
 class CompiledBlocks:
-    """Visits the blocks of a model and runs them compiled."""
+    """Visits the blocks of a model and runs them compiled. Holds no model."""
 
     def __init__(self, **compile_options: Any) -> None:
         """`compile_options` are those of `torch.compile`."""
@@ -60,21 +60,10 @@ class CompiledBlocks:
         self.kinds: dict[tuple[int, int], tuple] = {}
         self.uncompiled: set[tuple] = set()
         self.streamed: dict[tuple[int, int], bool] = {}
-        self.delegate: Any = None  # the model as core's classic loader has it, where the user's is of dynamic VRAM
-        self._whole: nn.Module | None = None
 
     def begin_run(self) -> None:
         """Look again at where the weights are: core may have moved them since the last run."""
         self.streamed.clear()
-
-    def whole(self, diffusion_model: nn.Module) -> nn.Module:
-        """Return the model compiled as a whole."""
-        if self._whole is None:
-            from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
-
-            options = {**self.options.get("options", {}), "guard_filter_fn": skip_torch_compile_dict}
-            self._whole = torch.compile(diffusion_model, **{**self.options, "options": options})
-        return self._whole
 
     def visit(self, call: BlockCall) -> Any:
         """Run one block compiled, where that can be."""

@@ -35,7 +35,7 @@ def load_diffusion_model(path: str, config: LoadConfig, disable_dynamic: bool = 
     Raises ValueError for a damaged file or one of another kind, a precision that this ComfyUI or GPU lacks, a file that
     is quantised already, weights that are no numbers, and a pattern of layers that matches nothing.
     """
-    precision = find(config.precision)
+    precision, compute_dtype = find(config.precision), COMPUTE_DTYPES[config.compute_dtype]
     options = _model_options(config)
     check_available(precision, options["load_device"])
     source = inspect(path)
@@ -48,8 +48,8 @@ def load_diffusion_model(path: str, config: LoadConfig, disable_dynamic: bool = 
     if precision.rowwise_activations:
         from .rowwise_fp8 import use_rowwise_activations
 
-        use_rowwise_activations(model.model.diffusion_model)
-    _compute_in(model, COMPUTE_DTYPES[config.compute_dtype], quantized=bool(precision.format or source.formats))
+        use_rowwise_activations(model.model.diffusion_model, compute_dtype)
+    _compute_in(model, compute_dtype, quantized=bool(precision.format or source.formats))
     model.cached_patcher_init = (load_diffusion_model, (path, config))
     return model
 

@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..acceleration.presets import NAMES
+from .advanced import advanced
 
 
 def preset() -> io.Combo.Input:
@@ -18,5 +19,5 @@ def preset() -> io.Combo.Input:
 
 
 def expert(kind: Any, name: str, tooltip: str, **settings: Any) -> io.Input:
-    """Return an advanced input of `kind` (`io.Float`, ...) that older and hand-written prompts may leave out."""
-    return kind.Input(name, tooltip=f"{tooltip} For preset custom.", optional=True, advanced=True, **settings)
+    """Return an advanced input that counts with the preset `custom` only."""
+    return advanced(kind, name, f"{tooltip} For preset custom.", **settings)

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..acceleration.compile import MODES, SCOPES, CompileConfig, apply_compile
 from ..acceleration.toolchain import BACKENDS
-from .cache_inputs import expert
+from .advanced import advanced
 
 DEFAULTS = CompileConfig()
 
@@ -31,7 +31,7 @@ class VelocityCompileModel(io.ComfyNode):
                     tooltip="default compiles fastest. max-autotune tries many kernels: minutes once, a few percent "
                     "faster after. reduce-overhead and max-autotune use CUDA graphs, which hold more memory.",
                 ),
-                expert(
+                advanced(
                     io.Combo,
                     "backend",
                     "inductor writes new kernels. cudagraphs only records the old ones: less gain, same picture. "
@@ -39,7 +39,7 @@ class VelocityCompileModel(io.ComfyNode):
                     options=list(BACKENDS),
                     default=DEFAULTS.backend,
                 ),
-                expert(
+                advanced(
                     io.Combo,
                     "dynamic",
                     "auto keeps open what differs between prompts: batch and token counts. on keeps every size open, "
@@ -47,13 +47,13 @@ class VelocityCompileModel(io.ComfyNode):
                     options=["auto", "on", "off"],
                     default=DEFAULTS.dynamic,
                 ),
-                expert(
+                advanced(
                     io.Boolean,
                     "fullgraph",
                     "Stop with an error where a block does not compile as one graph.",
                     default=DEFAULTS.fullgraph,
                 ),
-                expert(
+                advanced(
                     io.Combo,
                     "scope",
                     "blocks compiles each kind of block once. whole model, as TorchCompileModel does, takes several "
@@ -61,7 +61,7 @@ class VelocityCompileModel(io.ComfyNode):
                     options=list(SCOPES),
                     default=DEFAULTS.scope,
                 ),
-                expert(
+                advanced(
                     io.Boolean,
                     "keep_fastest",
                     "Measure the first steps compiled and not, and go on with the faster.",

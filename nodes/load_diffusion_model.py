@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..acceleration.load_quantized import COMPUTE_DTYPES, DEVICES, LoadConfig, load_diffusion_model
 from ..acceleration.precisions import NAMES
+from .advanced import advanced
 
 FOLDERS = ("diffusion_models", "checkpoints")
 DEFAULTS = LoadConfig()
@@ -38,7 +39,27 @@ class VelocityLoadDiffusionModel(io.ComfyNode):
                     tooltip="fp8 scaled: half the memory on any GPU, closest to the original. fp8 fast: also faster, "
                     "RTX 40 series or newer. mxfp8, nvfp4: RTX 50 series or newer. int8: half the memory, many GPUs.",
                 ),
-                *_advanced(),
+                advanced(
+                    io.String,
+                    "keep_high_precision",
+                    "Layers that are not quantised. auto: all outside of the blocks; none: quantise everything; or "
+                    "patterns such as *.img_mlp.*, separated by commas, also behind auto.",
+                    default=DEFAULTS.keep_high_precision,
+                ),
+                advanced(
+                    io.Combo,
+                    "compute_dtype",
+                    "In what the model computes; auto leaves it to ComfyUI.",
+                    options=list(COMPUTE_DTYPES),
+                    default=DEFAULTS.compute_dtype,
+                ),
+                advanced(
+                    io.Combo,
+                    "device",
+                    "default: the GPU that ComfyUI uses; cpu: slow, but also for formats that the GPU lacks.",
+                    options=list(DEVICES),
+                    default=DEFAULTS.device,
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model; LoRAs and every other node work on it as usual.")],
         )
@@ -47,34 +68,6 @@ class VelocityLoadDiffusionModel(io.ComfyNode):
     def execute(cls, model_name: str, precision: str, **settings: str) -> io.NodeOutput:
         """Return the loaded model."""
         return io.NodeOutput(load_diffusion_model(_path(model_name), LoadConfig(precision, **settings)))
-
-
-def _advanced() -> list[io.Input]:
-    """The advanced inputs, in the order that saved workflows rely on."""
-    advanced = {"optional": True, "advanced": True}
-    return [
-        io.String.Input(
-            "keep_high_precision",
-            default=DEFAULTS.keep_high_precision,
-            tooltip="Layers that are not quantised. auto: all outside of the blocks; none: quantise everything; or "
-            "patterns such as *.img_mlp.*, separated by commas, also behind auto.",
-            **advanced,
-        ),
-        io.Combo.Input(
-            "compute_dtype",
-            options=list(COMPUTE_DTYPES),
-            default=DEFAULTS.compute_dtype,
-            tooltip="In what the model computes; auto leaves it to ComfyUI.",
-            **advanced,
-        ),
-        io.Combo.Input(
-            "device",
-            options=list(DEVICES),
-            default=DEFAULTS.device,
-            tooltip="default: the GPU that ComfyUI uses; cpu: slow, but also for formats that the GPU lacks.",
-            **advanced,
-        ),
-    ]
 
 
 def _model_names() -> list[str]:

@@ -5,6 +5,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..acceleration.save_quantized import save_quantized
+from .advanced import advanced
 
 
 class VelocitySaveQuantizedModel(io.ComfyNode):
@@ -29,12 +30,11 @@ class VelocitySaveQuantizedModel(io.ComfyNode):
                     tooltip="Where below ComfyUI's output folder. What is in diffusion_models there appears in the "
                     "lists of the loaders.",
                 ),
-                io.Boolean.Input(
+                advanced(
+                    io.Boolean,
                     "overwrite",
+                    "Replace a file of that name. Off: an error says that there is one.",
                     default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Replace a file of that name. Off: an error says that there is one.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The path of the file.")],

@@ -38,7 +38,12 @@ def contract(node: type) -> dict:
                 "name": item.id,
                 "type": item.io_type,
                 "optional": item.optional,
-                **{key: getattr(item, key) for key in ("default", "options", "min", "max") if hasattr(item, key)},
+                # The files of a folder are no contract.
+                **{
+                    key: getattr(item, key)
+                    for key in ("default", "options", "min", "max")
+                    if hasattr(item, key) and (key, item.id) != ("options", "model_name")
+                },
             }
             for item in schema.inputs
         ],
