@@ -7,13 +7,18 @@ SAMPLER_NODE = "sampler"
 PICTURE_NODE = "picture"
 
 
-def painting(prompt: str, seed: int, nodes: dict[str, dict] | None = None, steps: int = STEPS) -> dict:
+def painting(
+    prompt: str, seed: int, nodes: dict[str, dict] | None = None, steps: int = STEPS, precision: str | None = None
+) -> dict:
     """Return the graph that paints `prompt` in 64x64 pixels and saves it.
 
-    `nodes` are model nodes put between loader and sampler, in order: `{class_type: inputs other than model}`.
+    `nodes` are model nodes put between loader and sampler, in order: `{class_type: inputs other than model}`. With a
+    `precision` the model comes from Load Diffusion Model+.
     """
     model = ["loader", 0]
     graph = {"loader": _node("UNETLoader", unet_name=TINY_MODEL, weight_dtype="default")}
+    if precision is not None:
+        graph["loader"] = _node("VelocityLoadDiffusionModel", model_name=TINY_MODEL, precision=precision)
     for class_type, inputs in (nodes or {}).items():
         graph[class_type] = _node(class_type, model=model, **inputs)
         model = [class_type, 0]

@@ -1,6 +1,7 @@
 """`python -m nox -s demo`: paint four pictures with the stock graph and again with Velocity Forecast, and compare.
 
-A real ComfyUI runs on the CPU with a tiny trained FLUX model. Pictures and report are written to `demo/out/`.
+Then all together: fp8 weights, a LoRA, the forecast and a compiled model. A real ComfyUI runs on the CPU with a tiny
+trained FLUX model. Pictures and report are written to `demo/out/`.
 """
 
 import re
@@ -13,6 +14,7 @@ import torch
 from acceleration.quality import psnr_each
 from demo.graph import STEPS, painting, with_report
 from demo.pictures import enlarged_row, load
+from demo.together import SERVER_OPTIONS, paint_together
 from dev.server import ComfyServer
 
 OUT = Path(__file__).parent / "out"
@@ -89,17 +91,22 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     start = time.monotonic()
     print("starting ComfyUI with the tiny model ...", flush=True)
-    with ComfyServer() as server:
+    with ComfyServer(extra_args=SERVER_OPTIONS) as server:
         stock, fast = paint_all(server)
         picture, text = report(server)
         (OUT / "report.png").write_bytes(picture.read_bytes())
+        print("painted four pictures; now all together, which compiles the model (about half a minute) ...", flush=True)
+        together = paint_together(server)
     enlarged_row(stock.images).save(OUT / "baseline.png")
     enlarged_row(fast.images).save(OUT / "accelerated.png")
     quality = psnr_each(torch.stack(stock.images), torch.stack(fast.images))
     print(f"\nSpeed Report on the last picture:\n{text}")
     print(f"\n{len(PICTURES)} pictures, {STEPS} Euler steps each, on the CPU:")
     print(table(stock, fast, quality))
-    print(f"\nbaseline.png, accelerated.png and report.png are in {OUT} ({time.monotonic() - start:.0f} s in all)")
+    enlarged_row(together.stock + together.fast).save(OUT / "together.png")
+    print(f"\n{together.text()}")
+    print(f"\nbaseline.png, accelerated.png, together.png and report.png are in {OUT}")
+    print(f"{time.monotonic() - start:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .frontend import Frontend, open_frontend
 from .server import ROOT, ComfyServer
-from .workflow_graphs import MODELS, TECHNIQUES, Workflow, demo, shipped
+from .workflow_graphs import CHAINS, MODELS, Workflow, demo, shipped
 
 REGISTRY_NAME = "velocity-nodes"
 THUMBNAIL = (800, 400)
@@ -95,7 +95,7 @@ def main() -> None:
         for file, (folder, _) in MODELS.items():  # the loaders list files by name; nothing is loaded here
             (server.folder / "models" / folder).mkdir(exist_ok=True)
             (server.folder / "models" / folder / file).touch()
-        for name in sys.argv[1:] or TECHNIQUES:
+        for name in sys.argv[1:] or CHAINS:
             path = ROOT / "workflows" / f"{name}.json"
             with open_frontend(server, nodes_2=True) as frontend:
                 author(frontend, demo(name), ROOT / "demo" / "workflows" / f"{name}_tiny.json")

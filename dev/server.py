@@ -24,6 +24,7 @@ from .pack_copy import ROOT, install_pack
 PACK_FOLDER = "velocity-nodes"  # under custom_nodes: the registry's name for the pack
 DEMO_PACK = ROOT / "demo" / "tiny_flux"
 TINY_MODEL = "tiny_flux_shapes.safetensors"
+TINY_LORA = "tiny_flux_lora.safetensors"
 
 
 class ComfyServer(ComfyClient):
@@ -76,12 +77,22 @@ class ComfyServer(ComfyClient):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _fill_folder(self) -> None:
-        for name in ("models/diffusion_models", "custom_nodes", "input", "output", "temp", "user/default/workflows"):
+        folders = (
+            "models/diffusion_models",
+            "models/loras",
+            "custom_nodes",
+            "input",
+            "output",
+            "temp",
+            "user/default/workflows",
+        )
+        for name in folders:
             (self.folder / name).mkdir(parents=True)
         install_pack(self.folder / "custom_nodes" / PACK_FOLDER)
         ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(DEMO_PACK, self.folder / "custom_nodes" / DEMO_PACK.name, ignore=ignore)
         shutil.copyfile(DEMO_PACK / TINY_MODEL, self.folder / "models" / "diffusion_models" / TINY_MODEL)
+        shutil.copyfile(DEMO_PACK / TINY_LORA, self.folder / "models" / "loras" / TINY_LORA)
         for workflow in [*ROOT.glob("workflows/*.json"), *ROOT.glob("demo/workflows/*.json")]:
             shutil.copyfile(workflow, self.folder / "user" / "default" / "workflows" / workflow.name)
 

@@ -5,23 +5,32 @@ Inputs that a node does not name here keep their defaults. Places are pixels on 
 
 from dataclasses import dataclass
 
-from .server import TINY_MODEL as TINY
+from .server import TINY_LORA, TINY_MODEL
 
 FLUX, CLIP = "flux1-dev.safetensors", "clip_l.safetensors"
 T5, VAE = "t5xxl_fp16.safetensors", "ae.safetensors"
+LORA = "realism_lora_comfy_converted.safetensors"
 _HUB = "https://huggingface.co"
 MODELS = {  # file -> folder below models, and where a user gets it: the frontend offers to download what is missing
     FLUX: ("diffusion_models", f"{_HUB}/Comfy-Org/flux1-dev/resolve/main/{FLUX}"),
     CLIP: ("text_encoders", f"{_HUB}/comfyanonymous/flux_text_encoders/resolve/main/{CLIP}"),
     T5: ("text_encoders", f"{_HUB}/comfyanonymous/flux_text_encoders/resolve/main/{T5}"),
+    LORA: ("loras", f"{_HUB}/XLabs-AI/flux-lora-collection/resolve/main/{LORA}"),
     VAE: ("vae", f"{_HUB}/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/{VAE}"),
 }
 SAMPLING = {"seed": 2, "steps": 28, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
 LANDSCAPE = "a lighthouse on a rocky coast at dawn, warm light in the windows, waves, photograph, 35 mm"
 SHAPES = "a large red circle at the left on a blue background"
-TECHNIQUES = {  # file name -> the technique's node and the inputs it is shown with
-    "velocity_forecast": ("VelocityForecast", {"preset": "balanced"}),
-    "first_block_cache": ("VelocityFirstBlockCache", {"preset": "balanced"}),
+FORECAST = ("VelocityForecast", {"preset": "balanced"})
+TOGETHER = (
+    ("LoraLoaderModelOnly", {"strength_model": 1.0}),
+    FORECAST,
+    ("VelocityCompileModel", {"mode": "default"}),
+)
+CHAINS = {  # file name -> what stands in the title of its note, and the nodes between loader and sampler
+    "velocity_forecast": ("Velocity Forecast", (FORECAST,)),
+    "first_block_cache": ("First Block Cache", (("VelocityFirstBlockCache", {"preset": "balanced"}),)),
+    "all_together": ("All together", TOGETHER),
 }
 NOTE = """**{title}** sits between the model loader and the sampler. Everything else is a stock graph: bypass the node \
 (Ctrl+B) and you get the stock picture.
@@ -30,6 +39,14 @@ Run it: **Speed Report** shows which steps were skipped and the time that saved.
 
 To measure how near the picture is to the stock one: bypass the node, run, save the picture, load it with Load Image \
 into **reference**, connect this picture to **result**, switch the node on again and run with the same seed."""
+TOGETHER_NOTE = """**All together**: the model is loaded as fp8 (half the memory), takes a LoRA, skips the steps that \
+tell nothing new, and runs compiled.
+
+The first run compiles, which takes a while. Another size, batch, prompt, seed, LoRA or strength needs no new one, and \
+the next start of ComfyUI finds the result on disk.
+
+Each node can be bypassed (Ctrl+B) by itself, and the order of LoRA, Velocity Forecast and Compile Model+ does not \
+matter. With a card of the RTX 40 series or newer try the precision **fp8 fast**."""
 
 
 @dataclass(frozen=True)
@@ -43,38 +60,49 @@ class Workflow:
 
 def shipped(name: str) -> Workflow:
     """Return the graph of `workflows/NAME.json`: text to image with Flux dev, as ComfyUI's own template does it."""
-    technique, inputs = TECHNIQUES[name]
+    chain, model, right = _chain(name, FLUX, LORA)
     rows = (
-        ("1", 0, 0, "UNETLoader", {"unet_name": FLUX, "weight_dtype": "default"}),
+        *chain,
         ("2", 0, 310, "DualCLIPLoader", {"clip_name1": CLIP, "clip_name2": T5, "type": "flux"}),
-        ("3", 1140, 340, "VAELoader", {"vae_name": VAE}),
-        ("4", 800, 340, "EmptySD3LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
-        ("5", 340, 0, technique, {"model": ["1", 0], **inputs}),
+        ("3", right + 800, 340, "VAELoader", {"vae_name": VAE}),
+        ("4", right + 460, 340, "EmptySD3LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
         ("6", 340, 310, "CLIPTextEncode", {"clip": ["2", 0], "text": LANDSCAPE}),
-        ("7", 800, 0, "FluxGuidance", {"conditioning": ["6", 0], "guidance": 3.5}),
-        ("8", 800, 140, "ConditioningZeroOut", {"conditioning": ["6", 0]}),
-        ("9", 1140, 0, "KSampler", _sampler("5", "7", "8", "4")),
-        ("10", 1480, 0, "VAEDecode", {"samples": ["9", 0], "vae": ["3", 0]}),
-        ("11", 2160, 120, "SaveImage", {"images": ["10", 0], "filename_prefix": "velocity"}),
-        ("12", 1480, 120, "VelocitySpeedReport", {"model": ["5", 0], "after": ["10", 0]}),
+        ("7", right + 460, 0, "FluxGuidance", {"conditioning": ["6", 0], "guidance": 3.5}),
+        ("8", right + 460, 140, "ConditioningZeroOut", {"conditioning": ["6", 0]}),
+        ("9", right + 800, 0, "KSampler", _sampler(model, "7", "8", "4")),
+        ("10", right + 1140, 0, "VAEDecode", {"samples": ["9", 0], "vae": ["3", 0]}),
+        ("11", right + 1820, 120, "SaveImage", {"images": ["10", 0], "filename_prefix": "velocity"}),
+        ("12", right + 1140, 120, "VelocitySpeedReport", {"model": [model, 0], "after": ["10", 0]}),
     )
-    return _workflow(rows, technique)
+    return _workflow(rows, name)
 
 
 def demo(name: str) -> Workflow:
     """Return the graph of `demo/workflows/NAME_tiny.json`: the same with the tiny model, so that it runs anywhere."""
-    technique, inputs = TECHNIQUES[name]
+    chain, model, right = _chain(name, TINY_MODEL, TINY_LORA)
     rows = (
-        ("1", 0, 0, "UNETLoader", {"unet_name": TINY, "weight_dtype": "default"}),
+        *chain,
         ("2", 0, 310, "TinyFluxTextEncode", {"text": SHAPES}),
         ("3", 340, 310, "EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
-        ("4", 340, 0, technique, {"model": ["1", 0], **inputs}),
-        ("5", 680, 0, "KSampler", _sampler("4", "2", "2", "3")),
-        ("6", 1020, 0, "TinyFluxDecode", {"samples": ["5", 0]}),
-        ("7", 1700, 120, "SaveImage", {"images": ["6", 0], "filename_prefix": "tiny"}),
-        ("8", 1020, 120, "VelocitySpeedReport", {"model": ["4", 0], "after": ["6", 0]}),
+        ("5", right + 340, 0, "KSampler", _sampler(model, "2", "2", "3")),
+        ("6", right + 680, 0, "TinyFluxDecode", {"samples": ["5", 0]}),
+        ("7", right + 1360, 120, "SaveImage", {"images": ["6", 0], "filename_prefix": "tiny"}),
+        ("8", right + 680, 120, "VelocitySpeedReport", {"model": [model, 0], "after": ["6", 0]}),
     )
-    return _workflow(rows, technique)
+    return _workflow(rows, name)
+
+
+def _chain(name: str, model: str, lora: str) -> tuple[list[tuple], str, int]:
+    """Return the rows of the loader and the nodes behind it, the last node's key, and how far right it stands."""
+    loader = ("UNETLoader", {"unet_name": model, "weight_dtype": "default"})
+    if name == "all_together":
+        loader = ("VelocityLoadDiffusionModel", {"model_name": model, "precision": "fp8 scaled"})
+    rows, key, x = [("1", 0, 0, *loader)], "1", 0
+    for number, (kind, inputs) in enumerate(CHAINS[name][1]):
+        names = {"lora_name": lora} if kind == "LoraLoaderModelOnly" else {}
+        before, key, x = key, str(20 + number), x + 340
+        rows.append((key, x, 0, kind, {"model": [before, 0], **names, **inputs}))
+    return rows, key, x
 
 
 def _sampler(model: str, positive: str, negative: str, latent: str) -> dict:
@@ -82,7 +110,7 @@ def _sampler(model: str, positive: str, negative: str, latent: str) -> dict:
     return {**SAMPLING, **{name: [node, 0] for name, node in links.items()}}
 
 
-def _workflow(rows: tuple, technique: str) -> Workflow:
+def _workflow(rows: tuple, name: str) -> Workflow:
     graph = {key: {"class_type": kind, "inputs": inputs} for key, _, _, kind, inputs in rows}
-    title = {"VelocityForecast": "Velocity Forecast", "VelocityFirstBlockCache": "First Block Cache"}[technique]
-    return Workflow(graph, {key: (x, y) for key, x, y, _, _ in rows}, NOTE.format(title=title))
+    note = TOGETHER_NOTE if name == "all_together" else NOTE.format(title=CHAINS[name][0])
+    return Workflow(graph, {key: (x, y) for key, x, y, _, _ in rows}, note)

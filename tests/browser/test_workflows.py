@@ -9,9 +9,9 @@ import pytest
 from dev.frontend import Frontend, open_frontend
 from dev.pack_copy import ROOT
 from dev.server import ComfyServer
-from dev.workflow_graphs import TECHNIQUES, demo, shipped
+from dev.workflow_graphs import CHAINS, demo, shipped
 
-SHIPPED = sorted(TECHNIQUES)
+SHIPPED = sorted(CHAINS)
 DEMOS = [f"{name}_tiny" for name in SHIPPED]
 
 
