@@ -29,13 +29,16 @@ TINY_LORA = "tiny_flux_lora.safetensors"
 
 class ComfyServer(ComfyClient):
     """A context manager around `main.py` of the ComfyUI that `COMFYUI_PATH` names; on the CPU unless
-    `VELOCITY_DEVICE=cuda`. `keep` leaves the folder behind, `extra_args` go to `main.py`."""
+    `VELOCITY_DEVICE=cuda`. `keep` leaves the folder behind, `extra_args` go to `main.py`. With `stock` the pack is not
+    installed."""
 
-    def __init__(self, *, keep: bool = False, extra_args: Sequence[str] = (), start_timeout: float = 180) -> None:
+    def __init__(
+        self, *, keep: bool = False, extra_args: Sequence[str] = (), start_timeout: float = 180, stock: bool = False
+    ) -> None:
         self.comfyui = Path(os.environ.get("COMFYUI_PATH", "")).resolve()
         if not (self.comfyui / "main.py").is_file():
             raise RuntimeError("COMFYUI_PATH names no ComfyUI; run through `python -m nox`, which sets it")
-        self.keep = keep
+        self.keep, self.stock = keep, stock
         self.extra_args = list(extra_args)
         self.start_timeout = start_timeout
         self.process: subprocess.Popen | None = None
@@ -88,7 +91,8 @@ class ComfyServer(ComfyClient):
         )
         for name in folders:
             (self.folder / name).mkdir(parents=True)
-        install_pack(self.folder / "custom_nodes" / PACK_FOLDER)
+        if not self.stock:
+            install_pack(self.folder / "custom_nodes" / PACK_FOLDER)
         ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(DEMO_PACK, self.folder / "custom_nodes" / DEMO_PACK.name, ignore=ignore)
         shutil.copyfile(DEMO_PACK / TINY_MODEL, self.folder / "models" / "diffusion_models" / TINY_MODEL)
