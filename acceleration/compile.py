@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from .block_stack import BlockCall, stacks_of, visit_blocks
+from .block_stack import BlockCall, UnsupportedModelError, stacks_of, visit_blocks
 from .compile_artifacts import Artifacts
 from .compiled_blocks import CompiledBlocks
 from .faster_choice import FasterChoice
@@ -75,10 +75,9 @@ def apply_compile(model: ModelPatcher, config: CompileConfig) -> ModelPatcher:
         return model.clone()
     options = compile_options(config.backend, config.mode, config.dynamic, config.fullgraph, model.load_device)
     if config.scope == "blocks":
-        stacks_of(model.model.diffusion_model)  # a model whose blocks are not known says so now
+        _check_blocks_known(model.model.diffusion_model)
     store = _store(model, config, options)
-    # Dynamic VRAM brings weights by calls that no graph can hold: as core's own compile node, load in the classic way.
-    compiled = model.clone(disable_dynamic=True)
+    compiled = _without_dynamic_vram(model)
     compiled.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     compiled.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     run = _CompiledRun(store, config, Artifacts.of(compiled) if config.backend == "inductor" else None)
@@ -171,6 +170,26 @@ def _store(model: ModelPatcher, config: CompileConfig, options: dict[str, Any]) 
     if store is None:
         store = stores[key] = CompiledBlocks(**options)
     return store
+
+
+def _without_dynamic_vram(model: ModelPatcher) -> ModelPatcher:
+    """Return a clone in core's classic memory management: dynamic VRAM brings weights by calls no graph can hold."""
+    if model.is_dynamic() and model.cached_patcher_init is None:
+        raise ValueError(
+            "Compile Model+ has to load this model anew, without dynamic VRAM, and its loader does not say how; use "
+            "Load Diffusion Model+, or start ComfyUI with --disable-dynamic-vram"
+        )
+    return model.clone(disable_dynamic=True)
+
+
+def _check_blocks_known(diffusion_model: nn.Module) -> None:
+    try:
+        stacks_of(diffusion_model)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"Compile Model+ does not know the blocks of {type(diffusion_model).__name__}; choose the scope "
+            "'whole model', which needs no blocks"
+        ) from error
 
 
 def _outlive(store: CompiledBlocks) -> None:

@@ -11,6 +11,7 @@ import types
 from typing import Any
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from torch import nn
 
 from .block_call import BlockCall
@@ -69,9 +70,10 @@ class CompiledBlocks:
         """Run one block compiled, where that can be."""
         place = (call.stack_index, call.index)
         kind = self.kinds.get(place) or self.kinds.setdefault(place, _kind(call.block))
-        if kind in self.uncompiled or self._streamed(place, call.block):
-            return call.run()
+        throw_exception_if_processing_interrupted()  # core asks in each layer, but not in compiled ones
         inputs, known = BlockInputs(call), self.functions.setdefault(kind, {})
+        if kind in self.uncompiled or self._streamed(place, call.block, inputs.stream.device):
+            return call.run()
         # One sample fits every function; with more it shows which inputs have one entry for each.
         batched = next(iter(known)) if inputs.samples == 1 and known else inputs.batched()
         if batched not in known:
@@ -104,17 +106,17 @@ class CompiledBlocks:
         self.uncompiled.add(kind)
         return call.run()
 
-    def _streamed(self, place: tuple[int, int], block: nn.Module) -> bool:
+    def _streamed(self, place: tuple[int, int], block: nn.Module, device: torch.device) -> bool:
         """Whether core brings weights of this block to the device, or patches them, in each call."""
         if place not in self.streamed:
-            devices = {parameter.device for parameter in block.parameters()}
-            functions = any(getattr(module, "weight_function", ()) for module in block.modules())
-            if (len(devices) > 1 or functions) and not any(self.streamed.values()):
+            elsewhere = any(parameter.device != device for parameter in block.parameters())
+            patched = any(getattr(module, "weight_function", ()) for module in block.modules())
+            if (elsewhere or patched) and not any(self.streamed.values()):
                 log.warning(
                     "Compile Model+: this model does not fit into the memory of the card. Blocks whose weights are "
                     "streamed run uncompiled: choose fp8 in Load Diffusion Model+, or a smaller picture"
                 )
-            self.streamed[place] = len(devices) > 1 or functions
+            self.streamed[place] = elsewhere or patched
         return self.streamed[place]
 
 
