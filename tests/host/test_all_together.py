@@ -49,14 +49,15 @@ def test_the_demo_of_all_together(server: ComfyServer) -> None:
 
 @pytest.mark.parametrize("cache", [FORECAST, FIRST_BLOCK], ids=["forecast", "first block"])
 def test_every_order_works_and_stock_comes_back(server: ComfyServer, cache: dict) -> None:
-    stock = paint(server, 31, {})
-    reference = paint(server, 31, LORA)
+    seed = 300 + len(next(iter(cache)))  # ComfyUI 0.18.2 returns no image for a prompt that it has just run
+    stock = paint(server, seed, {})
+    reference = paint(server, seed, LORA)
     for order in itertools.permutations((LORA, cache, COMPILE)):
         nodes = {name: inputs for node in order for name, inputs in node.items()}
-        picture = paint(server, 31, nodes, precision="fp8 scaled")
+        picture = paint(server, seed, nodes, precision="fp8 scaled")
         assert psnr_each(reference[None], picture[None])[0] > 35, list(nodes)
         assert not torch.equal(picture, reference)
-    assert torch.equal(paint(server, 31, {}), stock)
+    assert torch.equal(paint(server, seed, {}), stock)
 
 
 def test_no_change_of_the_prompt_compiles_again(server: ComfyServer) -> None:
