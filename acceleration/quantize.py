@@ -119,11 +119,11 @@ def quantize(name: str, weight: torch.Tensor, precision: Precision) -> dict[str,
     if precision.storage_only:
         marks["full_precision_matrix_mult"] = True
     options: dict[str, Any] = {}
-    parts = [weight]
+    rows = len(weight)
     if precision.format in LARGEST:
         options["scale"] = _scale(weight, LARGEST[precision.format])
     if precision.format == "float8_e4m3fn":
-        parts = weight.split(ROWS)
+        rows = ROWS
     elif precision.format == "int8_tensorwise":  # a scale for each row
         options["per_channel"] = True
         group = next((size for size in ROTATIONS if weight.shape[1] % size == 0), None)
@@ -131,10 +131,13 @@ def quantize(name: str, weight: torch.Tensor, precision: Precision) -> dict[str,
             rotation = {"convrot": True, "convrot_groupsize": group}
             options.update(rotation)
             marks.update(rotation)
-        parts = weight.split(ROWS)
-    tensors = [QuantizedTensor.from_float(part.float(), layout, **options).state_dict(name) for part in parts]
+        rows = ROWS
+    tensors: dict[str, torch.Tensor] = {}
+    for start in range(0, len(weight), rows):
+        part = weight[start : start + rows].float()
+        _put(tensors, QuantizedTensor.from_float(part, layout, **options).state_dict(name), start, len(weight))
     marker = torch.tensor(list(json.dumps(marks).encode()), dtype=torch.uint8)
-    return {**_join(tensors), f"{name.removesuffix('weight')}comfy_quant": marker}
+    return {**tensors, f"{name.removesuffix('weight')}comfy_quant": marker}
 
 
 def _scale(weight: torch.Tensor, largest_in_format: float) -> torch.Tensor:
@@ -144,11 +147,18 @@ def _scale(weight: torch.Tensor, largest_in_format: float) -> torch.Tensor:
     return torch.where(largest > 0, largest / largest_in_format, 1.0)
 
 
-def _join(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Put the rows together again; a scale of the whole weight is the same in every part."""
-    return {
-        key: torch.cat([part[key] for part in parts]) if tensor.dim() else tensor for key, tensor in parts[0].items()
-    }
+def _put(whole: dict[str, torch.Tensor], part: dict[str, torch.Tensor], start: int, rows: int) -> None:
+    """Put a part of the rows into the tensors of all `rows`; a scale of the whole weight is the same in every part.
+
+    The parts are not collected first: what is freed around a tensor that stays is not given back to the system.
+    """
+    for key, tensor in part.items():
+        if start == 0 and tensor.dim() and len(tensor) < rows:
+            whole[key] = tensor.new_empty(rows, *tensor.shape[1:])
+        if start == 0 and key not in whole:
+            whole[key] = tensor
+        elif tensor.dim():
+            whole[key][start : start + len(tensor)] = tensor
 
 
 def _examples(layers: list[str]) -> str:
