@@ -15,22 +15,24 @@ import torch
 from .block_call import BlockCall
 
 Path = tuple[Any, ...]
-# Entries of transformer_options that are new in each step or run and that no block of core reads.
-VOLATILE = frozenset({"uuids", "cond_or_uncond", "sigmas", "sample_sigmas", "wrappers", "callbacks"})
+# Entries of transformer_options that are new in each step, run or block and that core's blocks only hand to patches.
+VOLATILE = frozenset(
+    {"uuids", "cond_or_uncond", "sigmas", "sample_sigmas", "wrappers", "callbacks"}
+    | {"block", "block_index", "transformer_index", "activations_shape", "original_shape"}
+)
 # With one of these in the options, code of other nodes runs inside the block and may read all of them.
 FOREIGN = ("patches", "patches_replace", "optimized_attention_override")
 
 
 class BlockInputs:
-    """The inputs of one call: `args` and `kwargs` without what changes in each step and matters to no block.
+    """The inputs of one call.
 
-    `samples` is the number of samples that the `stream` holds in its dimension `batch_dim`; None and 1 where a
-    model packs them.
+    `samples` is the number of samples that the `stream` holds in its dimension `batch_dim`; 1 and None where a model
+    packs them. `stream_path` leads to it: a position or a name, then keys.
     """
 
     def __init__(self, call: BlockCall) -> None:
-        self.args = tuple(_stable(value) for value in call.args)
-        self.kwargs = {name: _stable(value) for name, value in call.kwargs.items()}
+        self.args, self.kwargs = stable_arguments(call)
         self.shared = call.stack.shared
         self.batch_dim = None if call.stack.packed else call.stack.batch_dim
         self.streams = [tensor for _, tensor in _tensors((), list(call.streams().values()))]
@@ -39,6 +41,11 @@ class BlockInputs:
         self.tensors: list[tuple[Path, torch.Tensor, int | None]] = []
         ids = {id(tensor) for tensor in self.streams}
         names = call.parameter_names()
+        self.stream_path = next(
+            path
+            for path, tensor in _tensors((), {**dict(enumerate(self.args)), **self.kwargs})
+            if tensor is self.stream
+        )
         for path, tensor in _tensors((), {**dict(zip(names, self.args, strict=False)), **self.kwargs}):
             own = self.batch_dim if id(tensor) in ids or self.batch_dim is None else 0
             self.tensors.append((path, tensor, own))
@@ -75,6 +82,11 @@ class BlockInputs:
                         torch._dynamo.maybe_mark_dynamic(tensor, dim)
                 elif size > 1 and (size in lengths or tensor.ndim == 3):
                     torch._dynamo.maybe_mark_dynamic(tensor, dim)
+
+
+def stable_arguments(call: BlockCall) -> tuple[tuple, dict[str, Any]]:
+    """Return positional and named arguments without what changes in each step and matters to no block."""
+    return tuple(_stable(value) for value in call.args), {name: _stable(value) for name, value in call.kwargs.items()}
 
 
 def can_share_batch_sizes() -> bool:
