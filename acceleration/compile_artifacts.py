@@ -41,9 +41,9 @@ class Artifacts:
         """Let inductor use our folder, and fill it from the file if it is empty. Never raises for a bad file."""
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-        if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) != default_cache_dir():
-            caches = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])  # the user's choice, or ours from the run before
-        else:
+        caches = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()))
+        # Otherwise it is the user's choice, or ours from the run before. Inductor hands paths to g++ unquoted.
+        if caches == Path(default_cache_dir()) and " " not in str(self.folder):
             caches = self.folder / "inductor"
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches)
         if (caches / "fxgraph").exists() or not self.file.exists():
@@ -57,7 +57,8 @@ class Artifacts:
         import torch._inductor.codecache  # noqa: F401
 
         try:
-            torch.compiler.load_cache_artifacts(payload)
+            if torch.compiler.load_cache_artifacts(payload) is None:
+                raise ValueError("torch can't read it")
         except Exception as error:  # a foreign byte in a pickle can raise anything
             log.warning("Compile Model+: %s can't be used and is ignored: %s", self.file.name, error)
 
