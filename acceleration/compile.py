@@ -116,6 +116,7 @@ class _CompiledRun:
     def apply_model(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the model compiled, or as it is where that proved to be faster."""
         torch.compiler.cudagraph_mark_step_begin()
+        self.store.begin_model_call(tuple(args[0].shape))
         base = executor.class_obj
         if self.whole:
             original = base.diffusion_model
