@@ -37,13 +37,13 @@ def draw(data: dict[str, Any], path: Path) -> None:
     for place, (label, method) in zip((0.70, 0.76, 0.88), LEGEND.items(), strict=True):
         figure.text(place, 0.93, label, size=10, color=COLOURS[method], weight="bold")
     _panel(panels[0], "First run, seconds above a plain run", start, "{:.1f} s")
-    _panel(panels[1], "First run behind a change, seconds more", changes, "{:.1f} s")
+    _panel(panels[1], "First run behind a change, seconds more", changes, "{:.1f} s", least=1.0)
     _panel(panels[2], "One step, milliseconds", list(data["steady"].items()), "{:.1f} ms")
     figure.savefig(path)
 
 
-def _panel(axes: "Axes", title: str, rows: Rows, text: str) -> None:
-    """Bars in groups, each with its number."""
+def _panel(axes: "Axes", title: str, rows: Rows, text: str, least: float = 0.0) -> None:
+    """Bars in groups, each with its number, on an axis that reaches to `least` or further."""
     for row, (_, values) in enumerate(rows):
         shown = [method for method in COLOURS if method in values]
         size = BAR / max(len(shown), 2)
@@ -53,7 +53,7 @@ def _panel(axes: "Axes", title: str, rows: Rows, text: str) -> None:
             axes.text(values[method], place, " " + text.format(values[method]), va="center", size=8.5, color=INK)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 1.12 * max(value for _, values in rows for value in values.values()))
+    axes.set_xlim(0, 1.12 * max(least, *(value for _, values in rows for value in values.values())))
     axes.set_title(title, loc="left", size=10.5, color=INK, weight="bold")
     axes.tick_params(labelsize=8.5, colors=INK, length=0)
     axes.grid(axis="x", color=FAINT, linewidth=0.8)

@@ -86,16 +86,32 @@ class TestFailures:
         assert flux.single_blocks is blocks
         assert compare(patched, tiny_flux()) == pytest.approx((0, 0), abs=CLOSE)
 
-    def test_out_of_memory_in_a_block_reaches_core(self, model: ModelPatcher) -> None:
+    def test_an_interrupt_in_the_middle_of_a_step(self, model: ModelPatcher) -> None:
+        """Core asks in each layer; a compiled one does not, so the node asks before each block."""
+        patched, flux = compiled(model), model.model.diffusion_model
+        blocks, reached = flux.single_blocks, []
+        run_sampler(patched, steps=1)
+        handles = [
+            flux.img_in.register_forward_hook(lambda *_: comfy.model_management.interrupt_current_processing()),
+            flux.final_layer.register_forward_hook(lambda *_: reached.append(1)),
+        ]
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run_sampler(patched, steps=1)
+        for handle in handles:
+            handle.remove()
+        assert not reached
+        assert flux.single_blocks is blocks
+
+    def test_out_of_memory_reaches_core(self, model: ModelPatcher) -> None:
         """Core answers it by freeing memory, so it must not be taken for a failure of the compiler."""
 
-        def full() -> None:
+        def full(*_: object) -> None:
             raise torch.OutOfMemoryError("no memory")
 
         flux = model.model.diffusion_model
         blocks, patched = flux.single_blocks, compiled(model)
         run_sampler(patched, steps=1)
-        flux.img_in.register_forward_pre_hook(lambda *_: full())
+        flux.img_in.register_forward_pre_hook(full)
         with pytest.raises(torch.OutOfMemoryError):
             run_sampler(patched, steps=1)
         assert flux.single_blocks is blocks

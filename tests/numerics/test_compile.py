@@ -1,10 +1,11 @@
-"""Compile Model+ on real models. Each file of checks runs in a process of its own.
+"""Compile Model+ on real models. Each file of checks runs in a process of its own, all at the same time.
 
 torch.compile keeps its state for a process, and ComfyUI has to be started with its PyTorch attention.
 """
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,23 @@ from dev.host import ROOT
 
 HERE = Path(__file__).parent
 CHECKS = sorted(path.name for path in HERE.glob("compile_*.py"))
+# torch traces itself at the level DEBUG, which pytest would keep for a report.
+OPTIONS = ("-q", "-p", "tests.numerics.pytorch_attention", "--log-level=INFO", "-p", "no:cacheprovider")
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[dict[str, subprocess.Popen]]:
+    settings = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
+    started = {
+        file: subprocess.Popen([sys.executable, "-m", "pytest", *OPTIONS, str(HERE / file)], **settings)
+        for file in CHECKS
+    }
+    yield started
+    for process in started.values():
+        process.kill()
 
 
 @pytest.mark.parametrize("file", CHECKS)
-def test_checks_in_a_process_of_their_own(file: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "tests.numerics.pytorch_attention",
-        "-q",
-        "--log-level=INFO",
-        str(HERE / file),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=280)
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+def test_checks_in_a_process_of_their_own(processes: dict[str, subprocess.Popen], file: str) -> None:
+    output, _ = processes[file].communicate(timeout=290)
+    assert processes[file].returncode == 0, output[-8000:]

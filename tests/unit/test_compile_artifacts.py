@@ -60,18 +60,17 @@ def result(process: subprocess.Popen) -> tuple[list[int], str]:
 
 class TestRealArtifacts:
     def test_round_trip(self, tmp_path: Path) -> None:
-        assert result(start(tmp_path))[0] == [0, 1]
-        assert result(start(tmp_path))[0] == [1, 0]  # inductor's own folder
-        (kept,) = tmp_path.glob("*.bin")
-        elsewhere = tmp_path / "another"
-        elsewhere.mkdir()
+        home, elsewhere, damaged = (tmp_path / name for name in ("home", "elsewhere", "damaged"))
+        assert result(start(home))[0] == [0, 1]
+        (kept,) = home.glob("*.bin")
         good = kept.read_bytes()
-        (elsewhere / kept.name).write_bytes(good)
-        assert result(start(elsewhere))[0] == [1, 0]  # nothing but the file
-        damaged = tmp_path / "damaged"
-        damaged.mkdir()
-        (damaged / kept.name).write_bytes(good[:-100] + bytes(100))
-        counts, log = result(start(damaged))
+        for folder, data in ((elsewhere, good), (damaged, good[:-100] + bytes(100))):
+            folder.mkdir()
+            (folder / kept.name).write_bytes(data)
+        again, other, bad = [start(folder) for folder in (home, elsewhere, damaged)]
+        assert result(again)[0] == [1, 0]  # inductor's own folder
+        assert result(other)[0] == [1, 0]  # nothing but the file
+        counts, log = result(bad)
         assert counts == [0, 1]
         assert "is ignored: it is damaged" in log
         assert (damaged / kept.name).read_bytes()[-100:] != bytes(100)  # the next start finds a good one
