@@ -30,7 +30,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     panels = figure.subplots(1, 4, sharey=True)
     figure.subplots_adjust(left=0.14, right=0.965, top=1 - 1.1 / height, bottom=0.3 / height, wspace=0.3)
     figure.text(0.02, 1 - 0.35 / height, "Precisions of the loader: what they cost", size=14, color=INK)
-    note = "Error and PSNR: trained tiny Flux, against 16 bits. Memory and seconds: random weights in FLUX's shape, one thread."
+    note = "Error and PSNR: trained tiny Flux, against 16 bits. Memory and seconds: random weights, shape of FLUX."
     figure.text(0.02, 1 - 0.6 / height, note, size=9.5, color=INK)
     for place, (label, colour) in zip((0.6, 0.66, 0.76, 0.89), LEGEND.items(), strict=True):
         figure.text(place, 1 - 0.35 / height, label, size=9.5, color=colour, weight="bold")
@@ -42,7 +42,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     _bars(psnr, rows, "PSNR of the picture, dB", changed, lambda row: worst(row) if changed(row) else "identical")
     peak = lambda row: row.peak_private / MB  # noqa: E731
     size = lambda row: f"{peak(row):.0f}, model {row.size / MB:.0f}"  # noqa: E731
-    _bars(memory, rows, "peak of the load, MB (its own memory)", peak, size)
+    _bars(memory, rows, "peak memory of the load, MB", peak, size)
     _bars(seconds, rows, "seconds to load", lambda row: row.seconds, lambda row: f"{row.seconds:.1f}")
     figure.savefig(path)
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import comfy.sd
@@ -72,13 +72,8 @@ def answer() -> None:
         model = load(method, path)
         seconds = time.perf_counter() - begin
     file_size = _saved_size(method, model, Path(path).parent) if save else 0
-    result = {
-        "peak_private": peak.private,
-        "peak_total": peak.total,
-        "size": model.model_size(),
-        "size_16": size_16(model),
-    }
-    print(ANSWER + json.dumps({"seconds": seconds, **result, "file_size": file_size}))
+    result = Load(seconds, peak.private, peak.total, model.model_size(), size_16(model), file_size)
+    print(ANSWER + json.dumps(asdict(result)))
 
 
 def size_16(model: ModelPatcher) -> int:

@@ -54,7 +54,6 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
             ("size of the model", "size"),
             ("size of the saved file", "file_size"),
             ("size of the model, what is kept in 16 bits", "size_16"),
-            ("size of the tiny model, the same", "tiny_size"),
         ):
             verdicts.append(_no_more(row, core, name, attribute))
     return verdicts
@@ -62,7 +61,7 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
 
 def _no_more(row: Row, core: Row, name: str, attribute: str) -> Verdict:
     mine, others = getattr(row, attribute), getattr(core, attribute)
-    measured = f"{mine / MB:.1f} MB against {others / MB:.1f} ({mine / others - 1:+.2%})"
+    measured = f"{mine / MB:.1f} MB against {others / MB:.1f} ({mine / max(others, 1) - 1:+.2%})"
     return Verdict(f"{row.method}, {name}", f"no more than {CORE_FAST}", measured, mine <= others)
 
 
