@@ -78,6 +78,8 @@ def apply_compile(model: ModelPatcher, config: CompileConfig) -> ModelPatcher:
         _check_blocks_known(model.model.diffusion_model)
     store = _store(model, config, options)
     compiled = _without_dynamic_vram(model)
+    # Core's LoRA patches do so with the weights they change, and compiled code is for one of the two.
+    compiled.model.diffusion_model.requires_grad_(False)
     compiled.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     compiled.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     run = _CompiledRun(store, config, Artifacts.of(compiled) if config.backend == "inductor" else None)
