@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from demo.together import SERVER_OPTIONS
 from dev.frontend import find_browser
 from dev.server import ComfyServer
 from dev.workflow_graphs import MODELS
@@ -16,7 +17,7 @@ def server() -> Iterator[ComfyServer]:
     if find_browser() is None:
         reason = "no Chromium found: install chromium, or name one in VELOCITY_CHROMIUM"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with ComfyServer() as running:
+    with ComfyServer(extra_args=SERVER_OPTIONS) as running:  # a demo workflow compiles
         for file, (folder, _) in MODELS.items():
             (running.folder / "models" / folder).mkdir(exist_ok=True)
             (running.folder / "models" / folder / file).touch()

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from dev.frontend import open_frontend
-from dev.server import ComfyServer
-from dev.workflow_graphs import SHAPES, TINY
+from dev.server import TINY_MODEL, ComfyServer
+from dev.workflow_graphs import SHAPES
 
-from .test_workflows import DEMOS, workflow_file
+from .test_workflows import workflow_file
 
 
 def test_a_failed_run_a_missing_node_and_a_missing_model_are_seen(server: ComfyServer, tmp_path: Path) -> None:
-    text = workflow_file(DEMOS[0]).read_text(encoding="utf-8")
+    text = workflow_file("velocity_forecast_tiny").read_text(encoding="utf-8")
     broken = tmp_path / "broken.json"
     with open_frontend(server, nodes_2=True) as frontend:
 
@@ -21,7 +21,7 @@ def test_a_failed_run_a_missing_node_and_a_missing_model_are_seen(server: ComfyS
             return "\n".join(frontend.complaints())
 
         assert complaints("nothing", "changed") == ""
-        assert "nobody_has_this.safetensors is missing" in complaints(TINY, "nobody_has_this.safetensors")
+        assert "nobody_has_this.safetensors is missing" in complaints(TINY_MODEL, "nobody_has_this.safetensors")
         assert "NobodyHasThis" in complaints("TinyFluxDecode", "NobodyHasThis")
         assert frontend.missing_node_types() == ["NobodyHasThis"]
         assert complaints(SHAPES, "a large pink cat") == ""
