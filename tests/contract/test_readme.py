@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from dev.compatibility import compatibility_table
 from dev.host import ROOT
 
@@ -19,8 +21,12 @@ def test_every_file_that_the_readme_links_to_is_there() -> None:
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
-def test_its_numbers_are_those_of_the_last_benchmark() -> None:
-    block = re.search(r"<!-- rows of .*? -->\n(.*?)\n<!-- /rows -->", README, re.DOTALL).group(1)
-    results = (ROOT / "benchmarks" / "results" / "cache.md").read_text(encoding="utf-8").splitlines()
-    assert len(block.splitlines()) > 4
-    assert not [row for row in block.splitlines() if row not in results]
+@pytest.mark.parametrize("benchmark", ["cache", "compile", "precision"])
+def test_its_numbers_are_those_of_the_last_benchmark(benchmark: str) -> None:
+    block = re.search(
+        rf"<!-- rows of benchmarks/results/{benchmark}\.md.*? -->\n(.*?)\n<!-- /rows -->", README, re.DOTALL
+    )
+    results = (ROOT / "benchmarks" / "results" / f"{benchmark}.md").read_text(encoding="utf-8").splitlines()
+    rows = block.group(1).splitlines()
+    assert len(rows) > 4
+    assert not [row for row in rows if row not in results]
