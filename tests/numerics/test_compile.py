@@ -30,7 +30,8 @@ def processes() -> Iterator[dict[str, subprocess.Popen]]:
         process.kill()
 
 
+@pytest.mark.timeout(900)  # a busy machine
 @pytest.mark.parametrize("file", CHECKS)
 def test_checks_in_a_process_of_their_own(processes: dict[str, subprocess.Popen], file: str) -> None:
-    output, _ = processes[file].communicate(timeout=290)
+    output, _ = processes[file].communicate(timeout=880)
     assert processes[file].returncode == 0, output[-8000:]
