@@ -7,6 +7,11 @@ row of its own only where it differs. `tests/numerics/test_architectures.py` run
 from dataclasses import dataclass
 
 
+def class_paths(model: object) -> list[str]:
+    """Return the dotted paths of the model's class and its bases, most derived first: what the tables name."""
+    return [f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__]
+
+
 @dataclass(frozen=True)
 class Stack:
     """A list of blocks that the model calls one after the other.

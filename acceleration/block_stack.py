@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .architectures import ARCHITECTURES, EXCEPTIONS, Architecture, Stack
+from .architectures import ARCHITECTURES, EXCEPTIONS, Architecture, Stack, class_paths
 from .block_call import BlockCall, Place, Slot, UnsupportedModelError, Visit, map_tensors
 from .unet_blocks import is_unet
 
@@ -28,7 +28,7 @@ def architecture_of(diffusion_model: nn.Module) -> Architecture:
     Raises `UnsupportedModelError` for a class that is not in the table, or that must not be in it.
     """
     by_class = {row.model_class: row for row in ARCHITECTURES}
-    paths = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(diffusion_model).__mro__]
+    paths = class_paths(diffusion_model)
     for path in paths:
         if path in by_class:
             return by_class[path]
@@ -51,8 +51,10 @@ def stacks_of(diffusion_model: nn.Module) -> tuple[Stack, ...]:
 
 
 @contextmanager
-def visit_blocks(diffusion_model: nn.Module, visit: Visit) -> Iterator[None]:
+def visit_blocks(diffusion_model: nn.Module, visit: Visit, stacks: tuple[Stack, ...] | None = None) -> Iterator[None]:
     """While open, each block call goes to `visit`, and what that returns is the block's output.
+
+    `stacks` are those of `stacks_of`, for a caller that asks often: a UNet is searched for them.
 
     Stacks are counted without empty ones (HunyuanVideo 1.5 has no single blocks). `visit` may raise to stop the
     forward. Not for two threads on one model object at a time. Raises `UnsupportedModelError` for a model that is not
@@ -60,7 +62,7 @@ def visit_blocks(diffusion_model: nn.Module, visit: Visit) -> Iterator[None]:
     """
     restore: list[tuple[nn.Module, str, nn.Module]] = []
     slots: list[tuple[nn.Module, str, nn.Module]] = []
-    for stack in stacks_of(diffusion_model):
+    for stack in stacks_of(diffusion_model) if stacks is None else stacks:
         parent, name = _locate(diffusion_model, stack.attribute)
         blocks = getattr(parent, name)
         if len(blocks):

@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
+from .architectures import Stack
 from .block_stack import BlockCall, UnsupportedModelError, stacks_of, visit_blocks
 from .compile_artifacts import Artifacts
 from .compiled_blocks import CompiledBlocks
@@ -74,15 +75,14 @@ def apply_compile(model: ModelPatcher, config: CompileConfig) -> ModelPatcher:
         log.warning("Compile Model+: the model runs uncompiled, as %s", reason)
         return model.clone()
     options = compile_options(config.backend, config.mode, config.dynamic, config.fullgraph, model.load_device)
-    if config.scope == "blocks":
-        _check_blocks_known(model.model.diffusion_model)
+    stacks = _known_stacks(model.model.diffusion_model) if config.scope == "blocks" else ()
     store = _store(model, config, options)
     compiled = _without_dynamic_vram(model)
     # Core's LoRA patches do so with the weights they change, and compiled code is for one of the two.
     compiled.model.diffusion_model.requires_grad_(False)
     compiled.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     compiled.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    run = _CompiledRun(store, config, Artifacts.of(compiled) if config.backend == "inductor" else None)
+    run = _CompiledRun(store, config, stacks, Artifacts.of(compiled) if config.backend == "inductor" else None)
     weakref.finalize(run, _outlive, store)
     compiled.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run.outer_sample)
     compiled.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run.apply_model)
@@ -92,8 +92,14 @@ def apply_compile(model: ModelPatcher, config: CompileConfig) -> ModelPatcher:
 class _CompiledRun:
     """What one node does with the compiled functions of its model."""
 
-    def __init__(self, store: CompiledBlocks, config: CompileConfig, artifacts: Artifacts | None) -> None:
-        self.store, self.artifacts = store, artifacts
+    def __init__(
+        self,
+        store: CompiledBlocks,
+        config: CompileConfig,
+        stacks: tuple[Stack, ...],
+        artifacts: Artifacts | None,
+    ) -> None:
+        self.store, self.stacks, self.artifacts = store, stacks, artifacts
         self.whole = config.scope == "whole model"
         self.compiled_whole: nn.Module | None = None
         self.choice = FasterChoice() if config.keep_fastest else None
@@ -129,7 +135,7 @@ class _CompiledRun:
                 base.diffusion_model = original
         if self.choice is not None:
             return self._fastest(executor, args, kwargs)
-        with visit_blocks(base.diffusion_model, self.store.visit):
+        with visit_blocks(base.diffusion_model, self.store.visit, self.stacks):
             return executor(*args, **kwargs)
 
     def _compile_whole(self, diffusion_model: nn.Module) -> nn.Module:
@@ -154,7 +160,7 @@ class _CompiledRun:
 
         _wait(device, not decided)
         start = time.perf_counter()
-        with visit_blocks(executor.class_obj.diffusion_model, visit):
+        with visit_blocks(executor.class_obj.diffusion_model, visit, self.stacks):
             output = executor(*args, **kwargs)
         _wait(device, not decided)
         if not decided:
@@ -185,9 +191,9 @@ def _without_dynamic_vram(model: ModelPatcher) -> ModelPatcher:
     return model.clone(disable_dynamic=True)
 
 
-def _check_blocks_known(diffusion_model: nn.Module) -> None:
+def _known_stacks(diffusion_model: nn.Module) -> tuple[Stack, ...]:
     try:
-        stacks_of(diffusion_model)
+        return stacks_of(diffusion_model)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"Compile Model+ does not know the blocks of {type(diffusion_model).__name__}; choose the scope "

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -131,8 +130,7 @@ def remove_oldest(folder: Path, limit: int) -> None:
 def _triton_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    names: Iterable[str] = ("triton", "triton-windows", "pytorch-triton-rocm")
-    for name in names:
+    for name in ("triton", "triton-windows", "pytorch-triton-rocm"):
         try:
             return version(name)
         except PackageNotFoundError:

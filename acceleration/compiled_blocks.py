@@ -112,16 +112,14 @@ class CompiledBlocks:
         """Compile the block, and run it."""
         name, start = type(call.block).__name__, time.perf_counter()
         log.info("Compile Model+: compiling %s ...", name)
-        if self.options["dynamic"] is not False and can_share_batch_sizes():
-            try:
-                function = _Function(name, self.options, batched, any_batch=True)
-                output = function.first(call, inputs)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                log.debug("Compile Model+: %s needs a graph for one sample and one for more: %s", name, error)
-                function = None
-        else:
-            function = None
-        if function is None:
+        any_batch = self.options["dynamic"] is not False and can_share_batch_sizes()
+        function = _Function(name, self.options, batched, any_batch)
+        try:
+            output = function.first(call, inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            if not any_batch:
+                raise
+            log.debug("Compile Model+: %s needs a graph for one sample and one for more: %s", name, error)
             function = _Function(name, self.options, batched, any_batch=False)
             output = function.first(call, inputs)
         self.functions[kind][batched] = function

@@ -1,8 +1,8 @@
 """The precisions that Load Diffusion Model+ offers: data, and the one sentence for each that cannot be had here.
 
 Formats and layouts are those of core's `comfy.quant_ops.QUANT_ALGOS` (see its QUANTIZATION.md). Measured on the trained
-tiny Flux, relative L2 error of one model call: core's fp8_e4m3fn_fast 0.052, core's fp8_e4m3fn 0.036, fp8 scaled 0.011,
-fp8 fast 0.019, mxfp8 0.011, int8 0.005, nvfp4 0.04.
+tiny Flux, relative L2 error of one model call: core's fp8_e4m3fn_fast 0.080, core's fp8_e4m3fn 0.052, fp8 scaled 0.015,
+fp8 fast 0.026, mxfp8 0.016, int8 0.007, nvfp4 0.057 (benchmarks/results/precision.md).
 """
 
 import logging

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .architectures import ARCHITECTURES, UNETS
+from .architectures import ARCHITECTURES, UNETS, class_paths
 from .precisions import Precision
 
 UNET_STACKS = ("input_blocks", "middle_block", "output_blocks")
@@ -47,11 +47,8 @@ def block_prefixes(diffusion_model: nn.Module) -> tuple[str, ...]:
     """Return how the names of the layers inside the blocks begin; nothing for a model that is in no table."""
     stacks = {row.model_class: tuple(stack.attribute for stack in row.stacks) for row in ARCHITECTURES}
     stacks.update((path, UNET_STACKS) for path in UNETS)
-    for cls in type(diffusion_model).__mro__:
-        found = stacks.get(f"{cls.__module__}.{cls.__qualname__}")
-        if found:
-            return tuple(f"{attribute}." for attribute in found)
-    return ()
+    found = next((stacks[path] for path in class_paths(diffusion_model) if path in stacks), ())
+    return tuple(f"{attribute}." for attribute in found)
 
 
 def choose(layers: Iterable[str], blocks: tuple[str, ...], keep: str) -> set[str]:

@@ -40,7 +40,7 @@ def compile_options(backend: str, mode: str, dynamic: str, fullgraph: bool, devi
     if backend == "inductor":
         # torch.compile takes a mode or options, and a mode is a set of options.
         inductor = dict(torch._inductor.list_mode_options(mode, options["dynamic"]))
-        if device.type == "cpu":  # trust what the processor says of itself: the test builds take 20 s at each start
+        if device.type == "cpu":  # trust what the processor says of itself: spares one of the test builds at each start
             inductor["cpp.vec_isa_ok"] = True
         options["options"] = inductor
     return options

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .architectures import UNETS
+from .architectures import UNETS, class_paths
 
 Patch = Callable[[torch.Tensor, dict[str, Any]], torch.Tensor]
 
 
 def is_unet(diffusion_model: nn.Module) -> bool:
     """Whether the model is a UNet of core whose first block these patches can see."""
-    return any(f"{cls.__module__}.{cls.__qualname__}" in UNETS for cls in type(diffusion_model).__mro__)
+    return any(path in UNETS for path in class_paths(diffusion_model))
 
 
 def watch_first_block(

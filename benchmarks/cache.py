@@ -5,13 +5,10 @@ One process, one thread. Writes results/cache.json, cache.md and cache.png; with
 
 import argparse
 import json
-import platform
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 
-import comfyui_version
 import torch
 
 from .grids import SAMPLERS, plan
@@ -19,6 +16,7 @@ from .memory import history_memory
 from .methods import STOCHASTIC
 from .overhead import measure_overhead
 from .plot import draw
+from .report import environment
 from .startup import measure_startup
 from .sweep import TRUTH, Sweep
 from .table import markdown
@@ -47,27 +45,6 @@ def compare(flux: TinyFlux, samplers: tuple[Settings, ...], count: int) -> tuple
     return [point for sweep in sweeps for point in sweep.points()], sweeps[0].steadiness()
 
 
-def environment(count: int) -> dict[str, str | int]:
-    """Return what the numbers depend on."""
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "comfyui": comfyui_version.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "steps": STEPS,
-        "prompts": count,
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """Measure, print, and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -87,7 +64,11 @@ def main() -> None:
     if not options.quick:
         print("measuring overhead and start-up", flush=True)
         verdicts += measure_overhead() + measure_startup()
-    notes = {**environment(count), "plain run": steadiness, "seconds": round(time.monotonic() - begin)}
+    notes = {
+        **environment(torch.get_num_threads(), steps=STEPS, prompts=count),
+        "plain run": steadiness,
+        "seconds": round(time.monotonic() - begin),
+    }
     text = markdown(notes, points, verdicts)
     print(text)
     (folder / "cache.md").write_text(text, encoding="utf-8", newline="\n")

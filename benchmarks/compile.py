@@ -7,14 +7,12 @@ results/compile.json, compile.md and compile.png; with --out FOLDER there instea
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from dev.host import ROOT
 
 from .compile_chart import draw
 from .compile_targets import judge, markdown
+from .report import environment
 
 CACHES = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -55,24 +54,6 @@ def _process(methods: list[str], home: Path, kind: str = "changes") -> dict[str,
     return json.loads(done.stdout.splitlines()[-1])["result"]
 
 
-def notes(seconds: float) -> dict[str, str | int]:
-    """Return what the numbers depend on."""
-    import comfyui_version
-    import torch
-
-    from .cache import _cpu_name
-
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "comfyui": comfyui_version.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": _cpu_name(),
-        "threads": 1,
-        "seconds": round(seconds),
-    }
-
-
 def main() -> None:
     """Measure, print, and write the three files."""
     if sys.argv[1:2] == ["--worker"]:
@@ -92,7 +73,7 @@ def main() -> None:
         print("starting one process after the other:", flush=True)
         with tempfile.TemporaryDirectory(prefix="velocity-compile-") as name:
             data = measure(Path(name))
-        data["notes"] = notes(time.perf_counter() - begin)
+        data["notes"] = environment(1, seconds=round(time.perf_counter() - begin))
     verdicts = judge(data)
     data["targets"] = [asdict(verdict) for verdict in verdicts]
     text = markdown(data, verdicts)

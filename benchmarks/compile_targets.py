@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .report import verdict_lines
 from .targets import Verdict
 
 COLD, WARM, STEADY, CHANGE = 3.0, 5.0, 1.03, 1.0
@@ -51,7 +52,4 @@ def markdown(data: dict[str, Any], verdicts: list[Verdict]) -> str:
     lines += ["|---|--:|--:|--:|"]
     for size, steps in data["steady"].items():
         lines.append(f"| {size} | {steps['eager']:.1f} | {steps['core']:.1f} | {steps['ours']:.1f} |")
-    missed = sum(verdict.met is False for verdict in verdicts)
-    judged = sum(verdict.met is not None for verdict in verdicts)
-    lines += ["", f"## targets: {judged - missed} of {judged} met", "", "```"]
-    return "\n".join([*lines, *(verdict.line() for verdict in verdicts), "```", ""])
+    return "\n".join([*lines, "", *verdict_lines(verdicts)])

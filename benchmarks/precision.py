@@ -14,13 +14,15 @@ from pathlib import Path
 
 import torch
 
-from .cache import FOLDER, environment
 from .precision_chart import draw
 from .precision_load import flux_shapes, measure_load, write_flux_shaped
 from .precision_methods import methods
 from .precision_quality import QualityBench
 from .precision_targets import Row, judge, markdown
+from .report import environment
+from .tiny_flux import STEPS
 
+FOLDER = Path(__file__).parent
 PROMPTS, ROUNDS = 12, 2
 FULL = {"width": 768, "double": 19, "single": 38}  # FLUX.1-dev has 3072, 19, 38
 QUICK = {"width": 128, "double": 1, "single": 1}
@@ -58,7 +60,11 @@ def main() -> None:
     print("measuring each precision:", flush=True)
     rows = measure(methods(), prompts, rounds, shape)
     verdicts = judge(rows)
-    notes = {**environment(prompts), **{f"file's {k}": v for k, v in shape.items()}, "loads each": rounds}
+    notes = {
+        **environment(torch.get_num_threads(), steps=STEPS, prompts=prompts),
+        **{f"file's {k}": v for k, v in shape.items()},
+        "loads each": rounds,
+    }
     notes["seconds"] = round(time.monotonic() - begin)
     text = markdown(notes, rows, verdicts)
     print(text)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .report import verdict_lines
 from .targets import Verdict
 
 CORE_FAST = "core fp8_e4m3fn_fast"
@@ -69,9 +70,7 @@ def markdown(notes: dict[str, str | int], rows: Sequence[Row], verdicts: Sequenc
     """Return the whole report: what it was measured on, the table, the targets."""
     lines = ["# Precisions of the loader", "", ", ".join(f"{name} {value}" for name, value in notes.items()), ""]
     lines += [HEAD, RULE, *(_line(row) for row in rows), ""]
-    met = sum(bool(verdict.met) for verdict in verdicts)
-    lines += [f"## targets: {met} of {len(verdicts)} met", "", "```"]
-    return "\n".join([*lines, *(verdict.line() for verdict in verdicts), "```", ""])
+    return "\n".join([*lines, *verdict_lines(verdicts)])
 
 
 def _line(row: Row) -> str:

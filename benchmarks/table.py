@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from .report import verdict_lines
 from .targets import Point, Verdict
 
 HEAD = (
@@ -21,11 +22,7 @@ def markdown(notes: dict[str, str | int], points: Sequence[Point], verdicts: Seq
         families = list(dict.fromkeys(point.family for point in mine))
         lines += [_row(p) for p in sorted(mine, key=lambda p: (families.index(p.family), p.step_ratio))]
         lines.append("")
-    missed = sum(verdict.met is False for verdict in verdicts)
-    judged = sum(verdict.met is not None for verdict in verdicts)
-    lines += [f"## targets: {judged - missed} of {judged} met", "", "```"]
-    lines += [*(verdict.line() for verdict in verdicts), "```", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *verdict_lines(verdicts)])
 
 
 def _row(point: Point) -> str:

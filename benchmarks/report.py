@@ -1,0 +1,39 @@
+"""What the reports of several benchmarks have in common: what the numbers depend on, and the verdicts."""
+
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .targets import Verdict
+
+
+def environment(threads: int, **others: Any) -> dict[str, Any]:
+    """Return what the numbers depend on, `others` last."""
+    import comfyui_version
+    import torch
+
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "comfyui": comfyui_version.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": _cpu_name(),
+        "threads": threads,
+        **others,
+    }
+
+
+def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the verdicts as lines of Markdown, those that are not judged left out of the count."""
+    judged = [verdict.met for verdict in verdicts if verdict.met is not None]
+    heading = f"## targets: {sum(judged)} of {len(judged)} met"
+    return [heading, "", "```", *(verdict.line() for verdict in verdicts), "```", ""]
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
