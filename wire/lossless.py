@@ -1,0 +1,90 @@
+"""Making a tensor smaller without losing a bit: one value instead of many, no trailing zero rows, a smaller dtype."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .blob import BlobError
+
+SAFETENSORS_NAMES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS_NAMES}
+# What each dtype may travel as, smallest first.
+SMALLER = {
+    torch.float64: (torch.bfloat16, torch.float16, torch.float32),
+    torch.float32: (torch.bfloat16, torch.float16),
+    torch.int64: (torch.uint8, torch.int16, torch.int32),
+    torch.int32: (torch.uint8, torch.int16),
+}
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """`fill` if all elements are this one; else `data`, and `rows` if rows of zeros behind them were left out."""
+
+    data: torch.Tensor | None
+    fill: float | int | bool | None
+    rows: int | None
+
+
+def shrink(tensor: torch.Tensor) -> Shrunk:
+    """Return what is needed to make `tensor` again, bit for bit, with `data` contiguous on the CPU."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.numel() > 1 and _same_everywhere(tensor):
+        return Shrunk(None, tensor.reshape(-1)[0].item(), None)
+    rows = None
+    if tensor.ndim == 3:  # [batch, tokens, width]: text encoders with a mask leave zeros behind the prompt
+        live = _bits(tensor).any(dim=2).any(dim=0).nonzero()
+        length = int(live[-1]) + 1
+        if length < tensor.shape[1]:
+            rows, tensor = length, tensor[:, :length].contiguous()
+    for dtype in SMALLER.get(tensor.dtype, ()):
+        smaller = tensor.to(dtype)
+        if torch.equal(_bits(smaller.to(tensor.dtype)), _bits(tensor)):
+            return Shrunk(smaller, None, rows)
+    return Shrunk(tensor, None, rows)
+
+
+def restore(shrunk: Shrunk, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
+    """Return the tensor of this dtype and shape that was shrunk. Raises `BlobError` where they do not fit together."""
+    if shrunk.data is None:
+        if type(shrunk.fill) not in (bool, int, float) or not math.isfinite(shrunk.fill):
+            raise BlobError("a fill is one finite number")
+        return torch.full(shape, shrunk.fill, dtype=dtype)
+    if shrunk.data.dtype != dtype and shrunk.data.dtype not in SMALLER.get(dtype, ()):
+        raise BlobError(f"the blob holds {shrunk.data.dtype}, which {dtype} does not travel as")
+    data = shrunk.data.to(dtype)
+    if shrunk.rows is not None:
+        if len(shape) != 3 or type(shrunk.rows) is not int or not 0 <= shrunk.rows <= shape[1]:
+            raise BlobError("left out rows need three dimensions and a length")
+        if list(data.shape) != [shape[0], shrunk.rows, shape[2]]:
+            raise BlobError("the blob's shape is not the one of the rows that were kept")
+        rest = torch.zeros(shape[0], shape[1] - shrunk.rows, shape[2], dtype=dtype)
+        data = torch.cat([data, rest], dim=1)
+    if list(data.shape) != list(shape):
+        raise BlobError(f"the blob's shape is {list(data.shape)}, and {list(shape)} was announced")
+    return data
+
+
+def _same_everywhere(tensor: torch.Tensor) -> bool:
+    bits = _bits(tensor).reshape(tensor.numel(), -1)
+    return bool((bits == bits[0]).all())
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor's bits as integers of the same width, so that -0.0 and 0.0 differ."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.view(integers[tensor.element_size()])
