@@ -11,6 +11,8 @@ class VelocityExtension(ComfyExtension):
         from .compile_model import VelocityCompileModel
         from .first_block_cache import VelocityFirstBlockCache
         from .load_diffusion_model import VelocityLoadDiffusionModel
+        from .offload import VelocityOffload, VelocityOffloadDispatch, VelocityOffloadLocal
+        from .remote_sampler import VelocityRemoteSampler
         from .save_quantized_model import VelocitySaveQuantizedModel
         from .speed_report import VelocitySpeedReport
         from .velocity_forecast import VelocityForecast
@@ -22,4 +24,8 @@ class VelocityExtension(ComfyExtension):
             VelocityCompileModel,
             VelocityLoadDiffusionModel,
             VelocitySaveQuantizedModel,
+            VelocityOffload,
+            VelocityRemoteSampler,
+            VelocityOffloadDispatch,
+            VelocityOffloadLocal,
         ]

@@ -1,0 +1,162 @@
+"""Cuts a graph at plain data: what is above the cut runs here, what is below it is sent as a small graph of its own.
+
+From the sampler upwards, every link that carries plain data (`node_types.PLAIN`, and conditioning) is cut. Loaders,
+LoRAs, model patches, guiders, schedulers and the sampler itself are below. Conditioning with a ControlNet, hooks or
+GLIGEN in it can't be sent as data, so the node that put it there goes below the cut too.
+"""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from typing import Any
+
+from .node_types import ANY, LIVE, PIXELS, PLAIN, SAMPLED_WITH, NodeTypes
+
+Link = list  # [node id, output index], as in ComfyUI's API format
+OURS = ("VelocityOffload", "VelocityRemoteSampler")
+
+
+class CannotOffloadError(ValueError):
+    """This graph can't be sent; the message names the node and what can be done."""
+
+
+@dataclass
+class Cut:
+    """What is below the cut: `graph` and `output` as the protocol has them.
+
+    `links` are the links that were cut, in the order of their numbers, and `kinds` their types. `names` says which
+    nodes of the user's graph the sent ones are. `prompt_text` and `pixels` list what of these leaves the machine.
+    """
+
+    graph: dict[str, dict[str, Any]] = field(default_factory=dict)
+    output: list = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    prompt_text: list[str] = field(default_factory=list)
+    pixels: list[str] = field(default_factory=list)
+
+
+def cut_graph(
+    get_node: Callable[[str], dict],
+    types: NodeTypes,
+    output: Link,
+    remote_text: bool,
+    available: Container[str],
+) -> Cut:
+    """Return what has to be sent so that the endpoint can make `output`, an output of a sampler.
+
+    `get_node` returns a node of the user's graph in API format, `available` holds the node classes of the endpoint.
+    With `remote_text` the text encoders go below the cut too. Raises `CannotOffloadError`.
+    """
+    root = get_node(output[0])["class_type"]
+    if root in OURS:
+        raise CannotOffloadError("the latent already comes from an offloading node; connect Offload behind a sampler")
+    cutter = _Cutter(get_node, types, remote_text, available)
+    if not cutter.samples(output[0]):
+        raise CannotOffloadError(
+            f"{root} is no sampler (it takes no model and no guider); connect Offload directly behind the sampler"
+        )
+    cutter.cut.output = cutter.ship(output)
+    return cutter.cut
+
+
+class _Cutter:
+    def __init__(
+        self, get_node: Callable[[str], dict], types: NodeTypes, remote_text: bool, available: Container[str]
+    ) -> None:
+        self.get_node, self.types, self.remote_text, self.available = get_node, types, remote_text, available
+        self.cut = Cut()
+        self.ids: dict[str, str] = {}
+
+    def samples(self, node_id: str) -> bool:
+        """Whether one of the node's links carries what only a sampler takes."""
+        return any(self._kind(link, wanted) in SAMPLED_WITH for _, link, wanted in self._links(node_id))
+
+    def ship(self, link: Link) -> list:
+        """Put the link's node below the cut, and return the link to its output there."""
+        node_id = link[0]
+        if node_id not in self.ids:
+            node = self.get_node(node_id)
+            self._check_available(node["class_type"], node_id)
+            self.ids[node_id] = name = str(len(self.ids) + 1)
+            self.cut.names[name] = node_id
+            self.cut.graph[name] = shipped = {"class_type": node["class_type"], "inputs": {}}
+            for input_name, value in node["inputs"].items():
+                shipped["inputs"][input_name] = self._input(node, name, input_name, value)
+        return [self.ids[node_id], link[1]]
+
+    def _input(self, node: dict, name: str, input_name: str, value: Any) -> Any:
+        wanted, options = self.types.input(node["class_type"], input_name)
+        place = f"{node['class_type']}.{input_name}"
+        if not _is_link(value):
+            if wanted == "STRING" and value and (options.get("multiline") or options.get("dynamicPrompts")):
+                self.cut.prompt_text.append(place)
+            return value
+        kind = self._kind(value, wanted)
+        if not self._is_cut(value, kind):
+            return self.ship(value)
+        if kind == "STRING":
+            self.cut.prompt_text.append(place)
+        if kind in PIXELS:
+            self.cut.pixels.append(place)
+        if value not in self.cut.links:
+            self.cut.links.append(value)
+            self.cut.kinds.append(kind)
+        return {"@cut": self.cut.links.index(value)}
+
+    def _is_cut(self, link: Link, kind: str) -> bool:
+        if kind == "CONDITIONING":
+            return not (self.remote_text or self._carries_live_objects(link))
+        if kind == "LATENT":  # some nodes make conditioning and the latent for it in one
+            return not (self.remote_text and any(k == "CONDITIONING" for k in self._input_kinds(link[0])))
+        if kind == "SIGMAS":  # plain, but to make them takes the model
+            return self._class(link) not in self.available
+        return all(part in PLAIN for part in kind.split(","))
+
+    def _carries_live_objects(self, link: Link) -> bool:
+        for _, upstream, wanted in self._links(link[0]):
+            kind = self._kind(upstream, wanted)
+            if kind in LIVE or (kind == "CONDITIONING" and self._carries_live_objects(upstream)):
+                return True
+            if kind == "CLIP" and self._has_hooks(upstream):
+                raise CannotOffloadError(
+                    f"{self._class(link)} (node {link[0]}) encodes with hooks; its conditioning carries them, and they "
+                    "can't be sent: set text_encoding to remote, or route to local"
+                )
+        return False
+
+    def _has_hooks(self, clip: Link) -> bool:
+        return any(
+            kind == "HOOKS" or (kind == "CLIP" and self._has_hooks(link))
+            for _, link, wanted in self._links(clip[0])
+            for kind in [self._kind(link, wanted)]
+        )
+
+    def _check_available(self, class_type: str, node_id: str) -> None:
+        if class_type not in self.available:
+            raise CannotOffloadError(
+                f"the endpoint does not run {class_type} (node {node_id}). Install its pack there and start the "
+                f"endpoint with --allow {class_type}, bypass the node, or set route to local"
+            )
+
+    def _links(self, node_id: str) -> list[tuple[str, Link, str]]:
+        node = self.get_node(node_id)
+        return [
+            (name, value, self.types.input(node["class_type"], name)[0])
+            for name, value in node["inputs"].items()
+            if _is_link(value)
+        ]
+
+    def _input_kinds(self, node_id: str) -> list[str]:
+        return [self._kind(link, wanted) for _, link, wanted in self._links(node_id)]
+
+    def _kind(self, link: Link, wanted: str) -> str:
+        kind = self.types.output(self._class(link), link[1])
+        return wanted if kind == ANY else kind
+
+    def _class(self, link: Link) -> str:
+        return self.get_node(link[0])["class_type"]
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)

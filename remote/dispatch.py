@@ -1,0 +1,220 @@
+"""Sends one job to an endpoint and brings back its latent, or says that it is to run here."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..wire.blob import BlobError, blob_name
+from ..wire.container import read_container
+from ..wire.fingerprint import fidelity, fingerprint
+from ..wire.values import UnshippableError, pack, unpack
+from . import egress
+from .client import EndpointClient, EndpointError
+from .cut import CannotOffloadError, Cut
+from .display import SamplerDisplay
+from .history import History, Work
+from .local_models import find_models, model_names, start_hashing
+from .route import LOCAL, decide, queue_seconds
+from .run_job import JobRun, Transfer
+from .settings import Endpoint
+
+log = logging.getLogger("velocity")
+POLL_SECONDS, HASHING_SECONDS = 0.1, 0.1
+RUN_LOCALLY, RAISE = "run locally", "raise"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The widgets. `route` is `auto`, `remote` or `local`; `deadline_seconds` 0 is none."""
+
+    endpoint: str = "default"
+    route: str = "auto"
+    on_failure: str = RUN_LOCALLY
+    text_encoding: str = "local"
+    deadline_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunHere:
+    """The job is to run on this machine; `work` is then measured unless None."""
+
+    reason: str
+    work: Work | None = None
+
+
+class Dispatcher:
+    """One execution of one offloaded sampler. `folder` is the private folder of the settings."""
+
+    def __init__(self, cut: Cut, options: Options, endpoint: Endpoint, folder: Path, display: SamplerDisplay) -> None:
+        self.cut, self.options, self.endpoint, self.folder, self.display = cut, options, endpoint, folder, display
+        self.history = History(folder)
+        self.blobs: dict[str, bytes] = {}
+        self.models = find_models(model_names(cut.graph))
+
+    async def run(self, values: list[list]) -> list | RunHere:
+        """Return the items of the sampler's output for the cut links' `values` (a list of items each).
+
+        Raises ComfyUI's `InterruptProcessingException` after cancelling the job, and with `on_failure` `raise` an
+        `EndpointError` or `CannotOffloadError`.
+        """
+        start = time.monotonic()
+        try:
+            packed = await asyncio.to_thread(self._pack, values)
+            async with EndpointClient(self.endpoint) as client:
+                work = self._work(packed)
+                if self.options.route == "auto":
+                    here = await self._route(client, work)
+                    if here:
+                        return here
+                return await self._remote(client, packed, work, start)
+        except CannotOffloadError as error:
+            if self.options.route != "auto":
+                raise
+            return self._here(str(error))
+        except (EndpointError, BlobError) as error:
+            if getattr(error, "code", "") in ("unsupported_node", "missing_model"):
+                self.history.record_capabilities(self.endpoint.name, None)
+                self.history.save()
+            if self.options.on_failure == RAISE:
+                raise
+            return self._here(str(error))
+
+    def _here(self, reason: str, work: Work | None = None) -> RunHere:
+        log.warning("Offload: running locally: %s", reason)
+        self.display.text(f"running locally: {reason}")
+        return RunHere(reason, work)
+
+    def _pack(self, values: list[list]) -> list[list]:
+        def add(data: bytes) -> str:
+            name = blob_name(data)
+            self.blobs[name] = data
+            return name
+
+        packed = []
+        for link, items in zip(self.cut.links, values, strict=True):
+            try:
+                packed.append(pack(items, add))
+            except UnshippableError as error:
+                raise CannotOffloadError(
+                    f"what node {link[0]} makes can't be sent: {error}. Set route to local, or text_encoding to remote "
+                    "if it comes from a text encoder"
+                ) from error
+        return packed
+
+    def _work(self, packed: list[list]) -> Work:
+        steps = [node["inputs"].get("steps") for node in self.cut.graph.values()]
+        shapes = [
+            item["samples"]["shape"]
+            for kind, items in zip(self.cut.kinds, packed, strict=True)
+            if kind == "LATENT"
+            for item in items
+            if isinstance(item, dict) and "shape" in (item.get("samples") or {})
+        ]
+        elements = 0
+        for shape in shapes:
+            size = 1
+            for length in shape:
+                size *= length
+            elements += size
+        return Work(
+            ", ".join(model_names(self.cut.graph)), max((s for s in steps if isinstance(s, int)), default=1), elements
+        )
+
+    async def _route(self, client: EndpointClient, work: Work) -> RunHere | None:
+        capabilities = self.history.capabilities(self.endpoint.name) or {}
+        health = await client.health()
+        names = model_names(self.cut.graph)
+        decision = decide(
+            self.history,
+            self.endpoint.name,
+            work,
+            sum(map(len, self.blobs.values())),
+            queue_seconds(capabilities, health),
+            warm=set(names) <= set(capabilities.get("warm", ())),
+            can_run_here=len(self.models) == len(names),
+        )
+        log.info("Offload: %s: %s", decision.route, decision.reason)
+        self.display.text(f"{decision.route}: {decision.reason}")
+        return RunHere(decision.reason, work) if decision.route == LOCAL else None
+
+    async def _remote(self, client: EndpointClient, packed: list[list], work: Work, start: float) -> list:
+        manifest = {
+            "protocol": 1,
+            "graph": self.cut.graph,
+            "output": self.cut.output,
+            "cuts": packed,
+            "exact": self.endpoint.exact,
+            "preview": True,
+            "deadline_seconds": self.options.deadline_seconds,
+        }
+        text = json.dumps([self.history.client(), manifest], sort_keys=True)
+        manifest["key"] = hashlib.sha256(text.encode()).hexdigest()[:32]
+        job = JobRun(client, self.display.tell)
+        hashing = start_hashing(self.models, self.folder)
+        data = await self._interruptible(job, manifest)
+        value, blobs = read_container(data, self.blobs.items())
+        items = await asyncio.to_thread(unpack, value, blobs.__getitem__)
+        await job.cancel()  # releases the result
+        self._record(work, job.transfer, time.monotonic() - start)
+        await asyncio.to_thread(hashing.join, HASHING_SECONDS)
+        self._report(packed, job.transfer, time.monotonic() - start)
+        return items
+
+    async def _interruptible(self, job: JobRun, manifest: dict[str, Any]) -> bytes:
+        import comfy.model_management
+
+        task = asyncio.create_task(job.run(manifest, self.blobs))
+        end = time.monotonic() + (self.options.deadline_seconds or float("inf"))
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=POLL_SECONDS)
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                if time.monotonic() > end and not task.done():
+                    raise EndpointError(
+                        "deadline", f"not done after {self.options.deadline_seconds:g} s", "Raise deadline_seconds"
+                    )
+            return task.result()
+        except BaseException:
+            task.cancel()
+            await job.cancel()
+            raise
+
+    def _record(self, work: Work, transfer: Transfer, seconds: float) -> None:
+        name, result = self.endpoint.name, transfer.result
+        denoise = max(result["seconds"] - (result.get("load_seconds") or 0.0), 1e-3)
+        self.history.record_seconds(name, work, denoise)
+        if result.get("load_seconds"):
+            self.history.record_load(name, work.model, result["load_seconds"])
+        sent, received = transfer.upload_bytes, transfer.download_bytes
+        up = sent / transfer.upload_seconds if sent > 1e5 else None
+        down = received / transfer.download_seconds if received > 1e5 else None
+        wire = (transfer.upload_seconds if up else 0.0) + (transfer.download_seconds if down else 0.0)
+        # A wait in the queue is in here too; the median of several jobs forgets it.
+        self.history.record_wire(name, up, down, max(seconds - result["seconds"] - wire, 1e-3))
+        self.history.save()
+
+    def _report(self, packed: list[list], transfer: Transfer, seconds: float) -> None:
+        result, history = transfer.result, History(self.folder)
+        theirs = {name.partition("/")[2]: value for name, value in (result.get("models") or {}).items()}
+        ours = {name: history.file_hash(path) for name, path in self.models.items()}
+        level, why = fidelity(fingerprint(), result.get("fingerprint") or {}, ours, theirs)
+        sizes = {name: len(data) for name, data in self.blobs.items()}
+        manifest = egress.describe(
+            list(zip(self.cut.kinds, packed, strict=True)),
+            sizes,
+            transfer.sent,
+            self.cut.prompt_text,
+            self.cut.pixels,
+        )
+        manifest.update(endpoint=self.endpoint.url, job=transfer.job, bytes_sent=transfer.upload_bytes)
+        manifest.update(fidelity=level, because=why, graph=self.cut.graph)
+        file = egress.write(self.folder, manifest, transfer.job)
+        said = egress.statement(manifest)
+        log.info("Offload: %s (%s). Sent %d bytes: %s. %s", level, why, transfer.upload_bytes, said, file)
+        sent = f"sent {transfer.upload_bytes / 1e3:.1f} kB: {said}"
+        self.display.text(f"done in {seconds:.1f} s on {self.endpoint.name}, {level}; {sent}")

@@ -1,0 +1,82 @@
+"""From Offload's inputs to the nodes that ComfyUI is to run instead."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .client import EndpointClient, EndpointError
+from .cut import CannotOffloadError, Link, cut_graph
+from .dispatch import RAISE, Options
+from .history import History
+from .node_types import NodeTypes
+from .patience import Patience
+from .settings import Endpoint, SettingsError, find_endpoint
+
+log = logging.getLogger("velocity")
+STARTING_SECONDS = 3.0
+
+
+def private_folder() -> Path:
+    """Return the folder below ComfyUI's user directory that it never serves."""
+    import folder_paths
+
+    return Path(folder_paths.get_system_user_directory("velocity"))
+
+
+async def plan(
+    link: Link, get_node: Callable[[str], dict], classes: dict[str, type], options: Options, builder: Any
+) -> tuple[Link, str | None]:
+    """Return the link whose value is the list of the sampler's items, and why it runs here if it does.
+
+    `builder` is ComfyUI's GraphBuilder, which gets the nodes. Raises `SettingsError` and `CannotOffloadError`, and
+    `EndpointError` where the options want that.
+    """
+    reason = None
+    if options.route != "local":
+        try:
+            return await _remote(link, get_node, classes, options, builder), None
+        except CannotOffloadError as error:
+            if options.route != "auto":
+                raise
+            reason = str(error)
+        except EndpointError as error:
+            if options.on_failure == RAISE:
+                raise
+            reason = str(error)
+        log.warning("Offload: running locally: %s", reason)
+    return [builder.node("VelocityOffloadLocal", samples=link).id, 0], reason
+
+
+async def _remote(
+    link: Link, get_node: Callable[[str], dict], classes: dict[str, type], options: Options, builder: Any
+) -> Link:
+    folder = private_folder()
+    endpoint = find_endpoint(options.endpoint, folder)
+    if endpoint is None:
+        message = (
+            "no endpoint is configured: set VELOCITY_ENDPOINT and VELOCITY_API_KEY before ComfyUI starts, or write "
+            f'{folder / "endpoints.json"}: {{"default": {{"url": "http://127.0.0.1:8288", "key": "..."}}}}'
+        )
+        raise CannotOffloadError(message) if options.route == "auto" else SettingsError(message)
+    available = await _node_classes(endpoint, folder)
+    cut = cut_graph(get_node, NodeTypes(classes), link, options.text_encoding == "remote", available)
+    cuts = {f"cut{number}": cut_link for number, cut_link in enumerate(cut.links)}
+    request = json.dumps({"cut": asdict(cut), "options": asdict(options)})
+    node = builder.node("VelocityOffloadDispatch", request=request, samples=link, shown_on=link[0], **cuts)
+    node.set_override_display_id(link[0])
+    return [node.id, 0]
+
+
+async def _node_classes(endpoint: Endpoint, folder: Path) -> list[str]:
+    history = History(folder)
+    capabilities = history.capabilities(endpoint.name)
+    if capabilities is None:
+        async with EndpointClient(endpoint) as client:
+            patience = Patience(STARTING_SECONDS, lambda error: log.info("Offload: %s", error))
+            capabilities = await patience.run(client.capabilities)
+        history.record_capabilities(endpoint.name, capabilities)
+        history.save()
+    return capabilities["node_classes"]

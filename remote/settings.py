@@ -1,0 +1,83 @@
+"""Where the endpoints are: the environment, or a private file in ComfyUI's user directory. Never a widget.
+
+    VELOCITY_ENDPOINT=http://127.0.0.1:8288 VELOCITY_API_KEY=...      is called `default`
+    USER/__velocity/endpoints.json: {"studio": {"url": "https://...", "key": "..."}}
+
+ComfyUI does not serve folders that begin with two underscores.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+FILE = "endpoints.json"
+
+
+class SettingsError(ValueError):
+    """An endpoint is not configured or wrongly; the message says where and how."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint. `certificate` is a file that its TLS certificate is checked against; without `exact` the endpoint
+    may run equal jobs in one batch, which changes the last bits."""
+
+    name: str
+    url: str
+    key: str
+    certificate: str | None = None
+    exact: bool = True
+
+    def __repr__(self) -> str:
+        """Leave the key out of logs and tracebacks."""
+        return f"Endpoint({self.name!r}, {self.url!r})"
+
+
+def find_endpoint(name: str, folder: Path, environment: Mapping[str, str] = os.environ) -> Endpoint | None:
+    """Return the endpoint of this name, or None for `default` when none is configured at all.
+
+    `folder` is the private folder. Raises `SettingsError` for an unknown name and for settings that can't be right.
+    """
+    if name == "default" and environment.get("VELOCITY_ENDPOINT"):
+        return _endpoint(name, {"url": environment["VELOCITY_ENDPOINT"], "key": environment.get("VELOCITY_API_KEY")})
+    file = folder / FILE
+    known = _read(file)
+    if name in known:
+        return _endpoint(name, known[name])
+    if name == "default":
+        return None
+    hint = "write the url there" if "://" in name else f"it knows {', '.join(known) or 'none'}"
+    raise SettingsError(
+        f"no endpoint is called {name!r}. The widget takes a name of {file} ({hint}): "
+        '{"' + ("studio" if "://" in name else name) + '": {"url": "http://127.0.0.1:8288", "key": "..."}}'
+    )
+
+
+def _read(file: Path) -> dict[str, dict]:
+    if not file.is_file():
+        return {}
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(known, dict) or not all(isinstance(entry, dict) for entry in known.values()):
+            raise ValueError("it must be an object of objects")
+    except ValueError as error:
+        raise SettingsError(f"{file} is no JSON of the form {{name: {{url, key}}}}: {error}") from error
+    return known
+
+
+def _endpoint(name: str, entry: Mapping) -> Endpoint:
+    url, key = str(entry.get("url") or "").strip().rstrip("/"), str(entry.get("key") or "").strip()
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"the endpoint {name!r} has the url {url!r}; it must begin with http:// or https://")
+    if not key:
+        raise SettingsError(
+            f"the endpoint {name!r} has no key: set VELOCITY_API_KEY or its key in {FILE} to the one that "
+            "`velocity serve` printed"
+        )
+    if not key.isascii() or not key.isprintable():
+        raise SettingsError(f"the key of the endpoint {name!r} holds characters that no key has; copy it again")
+    return Endpoint(name, url, key, entry.get("certificate"), entry.get("exact", True) is not False)
