@@ -1,0 +1,147 @@
+"""The jobs on disk, so that a restarted endpoint knows what it has promised. SQLite, called from one thread only.
+
+Every call is one short transaction: what returned is on disk even if the process is killed right after.
+"""
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from .job import CANCELLED, DONE, FINISHED, QUEUED, RELEASED, RUNNING, STATES, UPLOADING, Job
+
+_JSON_FIELDS = ("manifest", "error", "result", "blobs")
+_FIELDS = ("id", "owner", "key", "manifest", "state", "attempts", "created", "finished", "error", "result", "blobs")
+_TABLES = """
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, owner TEXT NOT NULL, key TEXT NOT NULL, manifest TEXT NOT NULL,
+    state TEXT NOT NULL, attempts INTEGER NOT NULL, created REAL NOT NULL, finished REAL, error TEXT, result TEXT,
+    blobs TEXT NOT NULL, UNIQUE (owner, key));
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
+CREATE TABLE IF NOT EXISTS notes (kind TEXT, name TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, name));
+"""
+
+
+class FolderInUseError(RuntimeError):
+    """Another endpoint works in this data folder."""
+
+
+def lock_folder(folder: Path) -> sqlite3.Connection:
+    """Lock the data folder for as long as the returned connection lives; the system frees it when the process dies.
+
+    Raises `FolderInUseError`.
+    """
+    connection = sqlite3.connect(folder / "lock.sqlite", timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise FolderInUseError(
+            f"another endpoint uses the data folder {folder}: stop it, or choose another folder with --data"
+        ) from error
+    return connection
+
+
+class Journal:
+    """All jobs that were accepted and not yet forgotten, and small notes that outlive a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.row_factory = sqlite3.Row
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut may
+        self._database.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def create(self, job: Job) -> None:
+        """Add a job; `created` is set to now where it is 0. Raises `sqlite3.IntegrityError` if owner and key exist."""
+        job.created = job.created or time.time()
+        values = [_store(name, getattr(job, name)) for name in _FIELDS]
+        marks = ", ".join("?" for _ in _FIELDS)
+        self._database.execute(f"INSERT INTO jobs ({', '.join(_FIELDS)}) VALUES ({marks})", values)
+
+    def get(self, job_id: str) -> Job | None:
+        """Return the job with this id."""
+        return next(iter(self._select("id = ?", job_id)), None)
+
+    def find(self, owner: str, key: str) -> Job | None:
+        """Return the job that this owner made under this idempotency key."""
+        return next(iter(self._select("owner = ? AND key = ?", owner, key)), None)
+
+    def update(self, job_id: str, **fields: Any) -> None:
+        """Set fields of a job; a finished state sets `finished` to now unless it is given."""
+        if fields.get("state") in FINISHED:
+            fields.setdefault("finished", time.time())
+        unknown = set(fields) - set(_FIELDS)
+        if unknown or fields.get("state", QUEUED) not in STATES:
+            raise ValueError(f"a job has no such field or state: {sorted(unknown) or fields['state']}")
+        places = ", ".join(f"{name} = ?" for name in fields)
+        values = [_store(name, value) for name, value in fields.items()]
+        self._database.execute(f"UPDATE jobs SET {places} WHERE id = ?", [*values, job_id])
+
+    def unfinished(self) -> list[Job]:
+        """Return the jobs that upload, wait or run, oldest first."""
+        return self._select("state IN (?, ?, ?)", UPLOADING, QUEUED, RUNNING)
+
+    def queued(self) -> list[Job]:
+        """Return the jobs that wait for a worker, oldest first."""
+        return self._select("state = ?", QUEUED)
+
+    def count(self) -> dict[str, int]:
+        """Return how many jobs are in each state."""
+        found = dict(map(tuple, self._database.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state")))
+        return {state: found.get(state, 0) for state in STATES}
+
+    def blobs_in_use(self) -> set[str]:
+        """Return the names of all blobs that unfinished jobs mention."""
+        rows = self._database.execute(
+            "SELECT blobs FROM jobs WHERE state IN (?, ?, ?)", (UPLOADING, QUEUED, RUNNING)
+        ).fetchall()
+        return {name for row in rows for name in json.loads(row["blobs"])}
+
+    def expire(self, before: float) -> list[str]:
+        """Release the jobs that finished before then (seconds since the epoch); return the ids of the done ones."""
+        done = self._database.execute("SELECT id FROM jobs WHERE state = ? AND finished < ?", (DONE, before)).fetchall()
+        self._database.execute("UPDATE jobs SET state = ? WHERE state = ? AND finished < ?", (RELEASED, DONE, before))
+        return [row["id"] for row in done]
+
+    def give_up_uploads(self, before: float) -> list[str]:
+        """Cancel the jobs from before then that still miss blobs, and return their ids."""
+        rows = self._database.execute("SELECT id FROM jobs WHERE state = ? AND created < ?", (UPLOADING, before))
+        ids = [row["id"] for row in rows.fetchall()]
+        for job_id in ids:
+            self.update(job_id, state=CANCELLED)
+        return ids
+
+    def forget(self, before: float) -> list[str]:
+        """Delete every trace of the jobs that finished before then, and return their ids."""
+        rows = self._database.execute("SELECT id FROM jobs WHERE finished < ?", (before,)).fetchall()
+        self._database.execute("DELETE FROM jobs WHERE finished < ?", (before,))
+        return [row["id"] for row in rows]
+
+    def note(self, kind: str, name: str) -> Any:
+        """Return the value noted under this name, or None."""
+        row = self._database.execute("SELECT value FROM notes WHERE kind = ? AND name = ?", (kind, name)).fetchone()
+        return json.loads(row["value"]) if row else None
+
+    def set_note(self, kind: str, name: str, value: Any) -> None:
+        """Note a JSON value under this name, in place of an older one."""
+        self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (kind, name, json.dumps(value)))
+
+    def _select(self, condition: str, *values: Any) -> list[Job]:
+        query = f"SELECT {', '.join(_FIELDS)} FROM jobs WHERE {condition} ORDER BY created, number"
+        return [_load(row) for row in self._database.execute(query, values).fetchall()]
+
+
+def _store(name: str, value: Any) -> Any:
+    return json.dumps(value) if name in _JSON_FIELDS and value is not None else value
+
+
+def _load(row: sqlite3.Row) -> Job:
+    fields = {name: row[name] for name in _FIELDS}
+    decoded = {name: json.loads(fields[name]) for name in _JSON_FIELDS if fields[name] is not None}
+    return Job(**{**fields, **decoded})

@@ -1,0 +1,88 @@
+"""The event log: followers that join early, late, again, or read slowly."""
+
+import asyncio
+
+from velocity_nodes.endpoint.events import MAX_KEPT, EventLog
+
+
+async def collect(log: EventLog, after: int = 0) -> list[tuple[int, str]]:
+    return [(event.id, event.kind) async for event in log.follow("job", after) if event]
+
+
+def test_every_follower_sees_every_event_and_ends_with_the_final_one():
+    async def scene() -> None:
+        log = EventLog()
+        log.emit("job", "queued", {"position": 0})
+        followers = [asyncio.create_task(collect(log)) for _ in range(3)]
+        for number in range(5):
+            await asyncio.sleep(0)
+            log.emit("job", "step", {"value": number})
+        log.emit("job", "done", {})
+        log.emit("job", "step", {"value": 99})
+        expected = [(1, "queued"), *((number, "step") for number in range(2, 7)), (7, "done")]
+        for follower in followers:
+            assert await asyncio.wait_for(follower, 5) == expected
+        assert await collect(log) == expected
+        assert await collect(log, after=5) == [(6, "step"), (7, "done")]
+
+    asyncio.run(scene())
+
+
+def test_numbers_from_before_a_restart_bring_the_latest_event():
+    async def scene() -> None:
+        log = EventLog()
+        for kind in ("queued", "running"):
+            log.emit("job", kind, {})
+        stream = log.follow("job", after=40)
+        assert (await anext(stream)).kind == "running"
+        log.emit("job", "done", {})
+        assert (await anext(stream)).kind == "done"
+        for after in (3, 4, 1000):
+            assert await collect(log, after) == [(3, "done")]
+
+    asyncio.run(scene())
+
+
+def test_previews_reach_only_who_is_there_and_a_slow_one_gets_the_newest():
+    async def scene() -> None:
+        log = EventLog()
+        log.emit("job", "preview", {"value": 1})
+        log.emit("job", "step", {"value": 1})
+        stream = log.follow("job")
+        assert (await anext(stream)).kind == "step"
+        for value in (2, 3, 4):
+            log.emit("job", "preview", {"value": value})
+        assert (await anext(stream)).data == {"value": 4}
+        log.emit("job", "preview", {"value": 5})
+        log.emit("job", "done", {})
+        assert [event.kind async for event in stream] == ["done"]
+
+    asyncio.run(scene())
+
+
+def test_idle_followers_are_told_and_dropped_ones_end():
+    async def scene() -> None:
+        log = EventLog()
+        stream = log.follow("job", idle_seconds=0.01)
+        assert await anext(stream) is None
+        ending = asyncio.create_task(collect(log))
+        await asyncio.sleep(0)
+        log.drop("job")
+        assert await asyncio.wait_for(ending, 5) == []
+        assert [event async for event in stream] == []
+        assert not log.has("job")
+
+    asyncio.run(scene())
+
+
+def test_a_log_is_bounded():
+    async def scene() -> None:
+        log = EventLog()
+        for value in range(3 * MAX_KEPT):
+            log.emit("job", "step", {"value": value})
+        log.emit("job", "done", {})
+        seen = await collect(log)
+        assert seen[-1] == (3 * MAX_KEPT + 1, "done")
+        assert 100 < len(seen) <= MAX_KEPT
+
+    asyncio.run(scene())
