@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -30,24 +30,31 @@ TINY_LORA = "tiny_flux_lora.safetensors"
 class ComfyServer(ComfyClient):
     """A context manager around `main.py` of the ComfyUI that `COMFYUI_PATH` names; on the CPU unless
     `VELOCITY_DEVICE=cuda`. `keep` leaves the folder behind, `extra_args` go to `main.py`. With `stock` the pack is not
-    installed."""
+    installed. `environment` is added to this process's own."""
 
     def __init__(
-        self, *, keep: bool = False, extra_args: Sequence[str] = (), start_timeout: float = 180, stock: bool = False
+        self,
+        *,
+        keep: bool = False,
+        extra_args: Sequence[str] = (),
+        start_timeout: float = 180,
+        stock: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.comfyui = Path(os.environ.get("COMFYUI_PATH", "")).resolve()
         if not (self.comfyui / "main.py").is_file():
             raise RuntimeError("COMFYUI_PATH names no ComfyUI; run through `python -m nox`, which sets it")
         self.keep, self.stock = keep, stock
         self.extra_args = list(extra_args)
+        self.environment = dict(environment or {})
         self.start_timeout = start_timeout
         self.process: subprocess.Popen | None = None
-        self.port = _free_port()
+        self.port = free_port()
         super().__init__(f"http://127.0.0.1:{self.port}", Path(tempfile.mkdtemp(prefix="velocity-comfyui-")))
 
     def __enter__(self) -> "ComfyServer":
         try:
-            self._fill_folder()
+            fill_folder(self.folder, pack=not self.stock)
             self._start()
             self._wait_until_ready()
         except BaseException:
@@ -79,27 +86,6 @@ class ComfyServer(ComfyClient):
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _fill_folder(self) -> None:
-        folders = (
-            "models/diffusion_models",
-            "models/loras",
-            "custom_nodes",
-            "input",
-            "output",
-            "temp",
-            "user/default/workflows",
-        )
-        for name in folders:
-            (self.folder / name).mkdir(parents=True)
-        if not self.stock:
-            install_pack(self.folder / "custom_nodes" / PACK_FOLDER)
-        ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
-        shutil.copytree(DEMO_PACK, self.folder / "custom_nodes" / DEMO_PACK.name, ignore=ignore)
-        shutil.copyfile(DEMO_PACK / TINY_MODEL, self.folder / "models" / "diffusion_models" / TINY_MODEL)
-        shutil.copyfile(DEMO_PACK / TINY_LORA, self.folder / "models" / "loras" / TINY_LORA)
-        for workflow in [*ROOT.glob("workflows/*.json"), *ROOT.glob("demo/workflows/*.json")]:
-            shutil.copyfile(workflow, self.folder / "user" / "default" / "workflows" / workflow.name)
-
     def _start(self) -> None:
         command = [
             sys.executable,
@@ -113,7 +99,7 @@ class ComfyServer(ComfyClient):
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_FOLDER, DEMO_PACK.name]
         if os.environ.get("VELOCITY_DEVICE", "cpu") == "cpu":
             command.append("--cpu")
-        environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **self.environment, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
         environment.pop("PYTHONPATH", None)  # a user's ComfyUI does not see this repository
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -136,7 +122,31 @@ class ComfyServer(ComfyClient):
         return "\n".join(self.log_text().splitlines()[-40:])
 
 
-def _free_port() -> int:
+def fill_folder(folder: Path, pack: bool) -> None:
+    """Make `folder` a base directory for ComfyUI: the tiny model, its pack, the workflows, and our pack if wanted."""
+    names = (
+        "models/diffusion_models",
+        "models/loras",
+        "custom_nodes",
+        "input",
+        "output",
+        "temp",
+        "user/default/workflows",
+    )
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    if pack:
+        install_pack(folder / "custom_nodes" / PACK_FOLDER)
+    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    shutil.copytree(DEMO_PACK, folder / "custom_nodes" / DEMO_PACK.name, ignore=ignore)
+    shutil.copyfile(DEMO_PACK / TINY_MODEL, folder / "models" / "diffusion_models" / TINY_MODEL)
+    shutil.copyfile(DEMO_PACK / TINY_LORA, folder / "models" / "loras" / TINY_LORA)
+    for workflow in [*ROOT.glob("workflows/*.json"), *ROOT.glob("demo/workflows/*.json")]:
+        shutil.copyfile(workflow, folder / "user" / "default" / "workflows" / workflow.name)
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody uses right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
