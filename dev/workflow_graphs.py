@@ -31,7 +31,10 @@ CHAINS = {  # file name -> what stands in the title of its note, and the nodes b
     "velocity_forecast": ("Velocity Forecast", (FORECAST,)),
     "first_block_cache": ("First Block Cache", (("VelocityFirstBlockCache", {"preset": "balanced"}),)),
     "all_together": ("All together", TOGETHER),
+    "offload": ("Offload", ()),
+    "remote_sampler": ("Remote Sampler", ()),
 }
+REMOTE = ("offload", "remote_sampler")  # these leave Speed Report out: its model link would load the model here
 NOTE = """**{title}** sits between the model loader and the sampler. Everything else is a stock graph: bypass the node \
 (Ctrl+B) and you get the stock picture.
 
@@ -47,6 +50,23 @@ the next start of ComfyUI finds the result on disk.
 
 Each node can be bypassed (Ctrl+B) by itself, and the order of LoRA, Velocity Forecast and Compile Model+ does not \
 matter. With a card of the RTX 40 series or newer try the precision **fp8 fast**."""
+
+REMOTE_NOTES = {
+    "offload": """**Offload** behind the sampler runs that sampler and its models on a faster machine. Everything else \
+is a stock graph, and the text encoders and the VAE stay here: bypass the node (Ctrl+B) and all of it runs here.
+
+**Connect**: run `velocity serve` on the machine with the GPU, set `VELOCITY_ENDPOINT` and `VELOCITY_API_KEY` as it \
+prints them, and start ComfyUI. Without an endpoint this graph runs here.
+
+The model file must be on the other machine; it need not be here.""",
+    "remote_sampler": """**Remote Sampler** is KSampler on a faster machine. The text encoders and the VAE stay here; \
+only embeddings and latents leave.
+
+**Connect**: run `velocity serve` on the machine with the GPU, set `VELOCITY_ENDPOINT` and `VELOCITY_API_KEY` as it \
+prints them, and start ComfyUI. Without an endpoint this graph runs here.
+
+For any other sampler put **Offload** behind it.""",
+}
 
 
 @dataclass(frozen=True)
@@ -69,10 +89,9 @@ def shipped(name: str) -> Workflow:
         ("6", 340, 310, "CLIPTextEncode", {"clip": ["2", 0], "text": LANDSCAPE}),
         ("7", right + 460, 0, "FluxGuidance", {"conditioning": ["6", 0], "guidance": 3.5}),
         ("8", right + 460, 140, "ConditioningZeroOut", {"conditioning": ["6", 0]}),
-        ("9", right + 800, 0, "KSampler", _sampler(model, "7", "8", "4")),
-        ("10", right + 1140, 0, "VAEDecode", {"samples": ["9", 0], "vae": ["3", 0]}),
-        ("11", right + 1820, 120, "SaveImage", {"images": ["10", 0], "filename_prefix": "velocity"}),
-        ("12", right + 1140, 120, "VelocitySpeedReport", {"model": [model, 0], "after": ["10", 0]}),
+        *_sampling(name, "9", right + 800, _sampler(model, "7", "8", "4")),
+        ("10", right + 1140, 0, "VAEDecode", {"samples": [_latent(name, "9"), 0], "vae": ["3", 0]}),
+        *_ending(name, model, "10", right + 1140, "velocity"),
     )
     return _workflow(rows, name)
 
@@ -84,10 +103,9 @@ def demo(name: str) -> Workflow:
         *chain,
         ("2", 0, 310, "TinyFluxTextEncode", {"text": SHAPES}),
         ("3", 340, 310, "EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
-        ("5", right + 340, 0, "KSampler", _sampler(model, "2", "2", "3")),
-        ("6", right + 680, 0, "TinyFluxDecode", {"samples": ["5", 0]}),
-        ("7", right + 1360, 120, "SaveImage", {"images": ["6", 0], "filename_prefix": "tiny"}),
-        ("8", right + 680, 120, "VelocitySpeedReport", {"model": [model, 0], "after": ["6", 0]}),
+        *_sampling(name, "5", right + 340, _sampler(model, "2", "2", "3")),
+        ("6", right + 680, 0, "TinyFluxDecode", {"samples": [_latent(name, "5"), 0]}),
+        *_ending(name, model, "6", right + 680, "tiny"),
     )
     return _workflow(rows, name)
 
@@ -105,6 +123,33 @@ def _chain(name: str, model: str, lora: str) -> tuple[list[tuple], str, int]:
     return rows, key, x
 
 
+def _sampling(name: str, key: str, x: int, inputs: dict) -> list[tuple]:
+    """Return the rows of the sampler, and of Offload behind it."""
+    remote = {"endpoint": "default", "route": "auto"}
+    if name == "remote_sampler":
+        return [(key, x, 0, "VelocityRemoteSampler", {**inputs, **remote})]
+    rows = [(key, x, 0, "KSampler", inputs)]
+    if name == "offload":
+        rows.append((_latent(name, key), x, 340, "VelocityOffload", {"samples": [key, 0], **remote}))
+    return rows
+
+
+def _latent(name: str, sampler: str) -> str:
+    """Return the key of the node whose latent is decoded."""
+    return "30" if name == "offload" else sampler
+
+
+def _ending(name: str, model: str, picture: str, x: int, prefix: str) -> list[tuple]:
+    save = {"images": [picture, 0], "filename_prefix": prefix}
+    if name in REMOTE:
+        return [(str(int(picture) + 1), x, 120, "SaveImage", save)]
+    report = {"model": [model, 0], "after": [picture, 0]}
+    return [
+        (str(int(picture) + 1), x + 680, 120, "SaveImage", save),
+        (str(int(picture) + 2), x, 120, "VelocitySpeedReport", report),
+    ]
+
+
 def _sampler(model: str, positive: str, negative: str, latent: str) -> dict:
     links = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
     return {**SAMPLING, **{name: [node, 0] for name, node in links.items()}}
@@ -112,5 +157,5 @@ def _sampler(model: str, positive: str, negative: str, latent: str) -> dict:
 
 def _workflow(rows: tuple, name: str) -> Workflow:
     graph = {key: {"class_type": kind, "inputs": inputs} for key, _, _, kind, inputs in rows}
-    note = TOGETHER_NOTE if name == "all_together" else NOTE.format(title=CHAINS[name][0])
+    note = {"all_together": TOGETHER_NOTE, **REMOTE_NOTES}.get(name) or NOTE.format(title=CHAINS[name][0])
     return Workflow(graph, {key: (x, y) for key, x, y, _, _ in rows}, note)
