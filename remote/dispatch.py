@@ -154,7 +154,7 @@ class Dispatcher:
         }
         text = json.dumps([self.history.client(), manifest], sort_keys=True)
         manifest["key"] = hashlib.sha256(text.encode()).hexdigest()[:32]
-        job = JobRun(client, self.display.tell)
+        job = JobRun(client, self.display.tell, self.endpoint.patience_seconds)
         hashing = start_hashing(self.models, self.folder)
         data = await self._interruptible(job, manifest)
         value, blobs = read_container(data, self.blobs.items())

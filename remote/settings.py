@@ -23,13 +23,15 @@ class SettingsError(ValueError):
 @dataclass(frozen=True)
 class Endpoint:
     """One endpoint. `certificate` is a file that its TLS certificate is checked against; without `exact` the endpoint
-    may run equal jobs in one batch, which changes the last bits."""
+    may run equal jobs in one batch, which changes the last bits. `patience_seconds`: how long an endpoint that stopped
+    answering in the middle of a job is given to come back."""
 
     name: str
     url: str
     key: str
     certificate: str | None = None
     exact: bool = True
+    patience_seconds: float = 30.0
 
     def __repr__(self) -> str:
         """Leave the key out of logs and tracebacks."""
@@ -80,4 +82,7 @@ def _endpoint(name: str, entry: Mapping) -> Endpoint:
         )
     if not key.isascii() or not key.isprintable():
         raise SettingsError(f"the key of the endpoint {name!r} holds characters that no key has; copy it again")
-    return Endpoint(name, url, key, entry.get("certificate"), entry.get("exact", True) is not False)
+    patience = entry.get("patience_seconds", Endpoint.patience_seconds)
+    if not isinstance(patience, (int, float)) or not 0 <= patience <= 3600:
+        raise SettingsError(f"the endpoint {name!r} has patience_seconds {patience!r}; it is a number up to 3600")
+    return Endpoint(name, url, key, entry.get("certificate"), entry.get("exact", True) is not False, float(patience))
