@@ -4,6 +4,7 @@ from dev.server import TINY_MODEL
 
 STEPS = 28
 SAMPLER_NODE = "sampler"
+OFFLOAD_NODE = "offload"
 PICTURE_NODE = "picture"
 
 
@@ -56,6 +57,14 @@ def with_report(reference: dict, accelerated: dict, model: list) -> dict:
     graph["report picture"] = _node("SaveImage", images=["report", 0], filename_prefix="report")
     graph["report text"] = _node("PreviewAny", source=["report", 1])
     return graph
+
+
+def offloaded(graph: dict, **widgets: object) -> dict:
+    """Return the painting with Offload behind its sampler."""
+    widgets = {"endpoint": "default", "route": "remote", **widgets}
+    offload = _node("VelocityOffload", samples=[SAMPLER_NODE, 0], **widgets)
+    picture = {**graph[PICTURE_NODE], "inputs": {**graph[PICTURE_NODE]["inputs"], "samples": [OFFLOAD_NODE, 0]}}
+    return {**graph, OFFLOAD_NODE: offload, PICTURE_NODE: picture}
 
 
 def _node(class_type: str, **inputs: object) -> dict:

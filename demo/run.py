@@ -1,10 +1,11 @@
 """`python -m nox -s demo`: paint four pictures with the stock graph and again with Velocity Forecast, and compare.
 
 Then all together: fp8 weights, a LoRA, the forecast and a compiled model. A real ComfyUI runs on the CPU with a tiny
-trained FLUX model. Pictures and report are written to `demo/out/`.
+trained FLUX model. Pictures and report are written to `demo/out/`. `-- offload` runs the demo of Offload instead.
 """
 
 import re
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,4 +111,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["offload"]:
+        from demo.offload import main
     main()

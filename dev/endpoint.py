@@ -1,7 +1,7 @@
 """A real `velocity serve` in its own process with its own data folder, in front of a ComfyUI with the tiny model.
 
-with Endpoint() as endpoint, ComfyServer(environment=endpoint.client_environment) as client:
-    ...
+with Endpoint() as endpoint, ComfyServer() as client:
+    endpoint.connect(client)
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .pack_copy import install_pack
-from .server import DEMO_PACK, fill_folder, free_port
+from .server import DEMO_PACK, ComfyServer, fill_folder, free_port
 
 KEY = "a-key-for-tests-only"
 # What the tiny model needs for `text_encoding: remote`.
@@ -60,6 +60,14 @@ class Endpoint:
     def client_environment(self) -> dict[str, str]:
         """What a ComfyUI needs in its environment to use this endpoint as `default`."""
         return {"VELOCITY_ENDPOINT": self.url, "VELOCITY_API_KEY": KEY}
+
+    def connect(self, client: ComfyServer, name: str = "default", **settings: object) -> None:
+        """Write this endpoint into the private settings of a running ComfyUI."""
+        file = client.folder / "user" / "__velocity" / "endpoints.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        known[name] = {"url": self.url, "key": KEY, **settings}
+        file.write_text(json.dumps(known), encoding="utf-8")
 
     @property
     def data(self) -> Path:

@@ -1,0 +1,79 @@
+"""`python -m nox -s demo -- offload`: the same graph painted here, on an endpoint, and with the endpoint killed midway.
+
+Client and endpoint are separate processes on this machine, as they would be on two. Writes `demo/out/offload.png`.
+"""
+
+import re
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from demo.graph import offloaded, painting
+from demo.pictures import enlarged_row, load
+from dev.endpoint import KEY, Endpoint
+from dev.server import ComfyServer
+
+OUT = Path(__file__).parent / "out"
+PROMPT = "a large green ring at the right on a yellow background"
+STEPS_TO_KILL = 400  # long enough to be killed in the middle
+DECISION = re.compile(r"Offload: (?:exact|close|unverified|running locally).*")
+
+
+def paint(client: ComfyServer, graph: dict) -> tuple[torch.Tensor, float]:
+    """Return the picture and ComfyUI's seconds."""
+    result = client.run(graph, timeout=300)
+    return load(result.images[0]), result.seconds
+
+
+def kill_midway(endpoint: Endpoint) -> None:
+    """Wait until a job runs, give it a second, and kill the endpoint without warning."""
+    while not endpoint.get("/v1/health")["running"]:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    endpoint.kill()
+    print("  killed the endpoint in the middle of the job", flush=True)
+
+
+def main() -> None:
+    """Run the demo and write its picture."""
+    OUT.mkdir(exist_ok=True)
+    start = time.monotonic()
+    print("starting an endpoint (velocity serve) and a ComfyUI that uses it ...", flush=True)
+    with Endpoint() as endpoint, ComfyServer() as client:
+        endpoint.connect(client, patience_seconds=5)
+        pictures, lines = [], []
+        for name, graph in (
+            ("on the endpoint", offloaded(painting(PROMPT, 5))),
+            ("here", painting(PROMPT, 5)),
+            ("on the endpoint again", offloaded(painting(PROMPT, 6))),
+            ("here again", painting(PROMPT, 6)),
+        ):
+            picture, seconds = paint(client, graph)
+            pictures.append(picture)
+            lines.append(f"{name:<24}{seconds:6.2f} s")
+        killer = threading.Thread(target=kill_midway, args=(endpoint,))
+        killer.start()
+        for name, graph in (
+            ("endpoint killed midway", offloaded(painting(PROMPT, 7, steps=STEPS_TO_KILL))),
+            ("the same, all here", painting(PROMPT, 7, steps=STEPS_TO_KILL)),
+        ):
+            picture, seconds = paint(client, graph)
+            pictures.append(picture)
+            lines.append(f"{name:<24}{seconds:6.2f} s")
+        killer.join()
+        log = client.log_text()
+    if KEY in log:
+        raise RuntimeError("the key is in ComfyUI's log")
+    same = [torch.equal(pictures[i], pictures[i + 1]) for i in range(0, len(pictures), 2)]
+    print("\n".join([*lines, *DECISION.findall(log)]))
+    enlarged_row(pictures).save(OUT / "offload.png")
+    print(f"each two pictures are the same: {same}; offload.png is in {OUT}")
+    print(f"{time.monotonic() - start:.0f} s in all")
+    if not all(same):
+        raise SystemExit("a picture of the endpoint differs from the one made here")
+
+
+if __name__ == "__main__":
+    main()
