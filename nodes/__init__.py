@@ -1,5 +1,7 @@
 """The V3 node shells: schema and one call each. What they do lives in the packages beside this one."""
 
+import os
+
 from comfy_api.latest import ComfyExtension, io
 
 
@@ -17,7 +19,13 @@ class VelocityExtension(ComfyExtension):
         from .speed_report import VelocitySpeedReport
         from .velocity_forecast import VelocityForecast
 
+        own_nodes = []
+        if os.environ.get("VELOCITY_WORKER_FOLDER"):
+            from ..worker_nodes import worker_nodes
+
+            own_nodes = worker_nodes()
         return [
+            *own_nodes,
             VelocityForecast,
             VelocityFirstBlockCache,
             VelocitySpeedReport,

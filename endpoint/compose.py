@@ -1,0 +1,56 @@
+"""A manifest becomes a prompt for the worker: receive what was cut, the client's graph, return its output."""
+
+import json
+import os
+from collections.abc import Container
+from typing import Any
+
+MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+GRAPH, CUT, RETURN = "g.", "cut", "return"
+
+
+def compose(manifest: dict[str, Any], result: str, sent: list[str], models: Container[str]) -> dict[str, Any]:
+    """Return the prompt in ComfyUI's API format.
+
+    `result` names the result file, `sent` the blobs that the client has, `models` the worker's model names with
+    forward slashes.
+    """
+    prompt = {}
+    for number, values in enumerate(manifest["cuts"]):
+        prompt[f"{CUT}{number}"] = _node("VelocityReceive", value=json.dumps(values, separators=(",", ":")))
+    for node_id, node in manifest["graph"].items():
+        inputs = {name: _input(value, models) for name, value in node["inputs"].items()}
+        prompt[GRAPH + node_id] = {"class_type": node["class_type"], "inputs": inputs}
+    prompt[RETURN] = _node("VelocityReturn", value=graph_link(manifest["output"]), job=result, sent=json.dumps(sent))
+    return prompt
+
+
+def graph_link(link: list) -> list:
+    """Return a link of the client's graph as it is called in the prompt."""
+    return [GRAPH + link[0], link[1]]
+
+
+def is_link(value: Any) -> bool:
+    """Whether an input's value is a link, `[node id, output]`."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+def model_names(graph: dict[str, Any]) -> list[str]:
+    """Return the names of the model files that a graph mentions, with forward slashes, sorted."""
+    values = (value for node in graph.values() for value in node["inputs"].values())
+    names = (value.replace("\\", "/") for value in values if isinstance(value, str))
+    return sorted({name for name in names if name.lower().endswith(MODEL_SUFFIXES)})
+
+
+def _input(value: Any, models: Container[str]) -> Any:
+    if is_link(value):
+        return graph_link(value)
+    if isinstance(value, dict) and set(value) == {"@cut"}:
+        return [f"{CUT}{value['@cut']}", 0]
+    if isinstance(value, str) and value.replace("\\", "/") in models:
+        return value.replace("\\", "/").replace("/", os.sep)  # the client may run on another system
+    return value
+
+
+def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}

@@ -1,0 +1,179 @@
+"""A place for a worker: keeps one running, starts it again when it dies or hangs, and holds the runs it was given."""
+
+import asyncio
+import logging
+import time
+from typing import Any, Protocol
+
+import aiohttp
+
+from .run import Run
+from .worker import Worker, WorkerError
+from .worker_link import RefusedError, WorkerLink
+
+log = logging.getLogger("velocity")
+
+STARTING, READY, BUSY, FAILED = "starting", "ready", "busy", "failed"
+MAX_FAILED_STARTS = 5
+CANCEL_AGAIN_SECONDS = 0.25
+MAX_WARM = 8
+
+
+class Owner(Protocol):
+    """What a slot tells the scheduler."""
+
+    def on_ready(self, slot: "WorkerSlot") -> None:
+        """A worker can take runs."""
+
+    def on_event(self, slot: "WorkerSlot", run: Run, kind: str, data: Any) -> None:
+        """Something happened to a run; the kinds are those of `WorkerLink`, and `refused`."""
+
+    def on_lost(self, slot: "WorkerSlot", runs: list[Run], reason: str) -> None:
+        """The worker is gone and its runs with it."""
+
+    def on_given_up(self, slot: "WorkerSlot") -> None:
+        """The worker can't be started; `slot.reason` says why."""
+
+
+class WorkerSlot:
+    """`runs` are at the worker: the first is running or about to, the others wait there. `warm` are model names."""
+
+    def __init__(self, worker: Worker, owner: Owner) -> None:
+        self.worker, self.owner = worker, owner
+        self.runs: list[Run] = []
+        self.warm: list[str] = []
+        self.about: dict[str, Any] = {}
+        self.reason = ""
+        self.link: WorkerLink | None = None
+        self._state = STARTING
+        self._end_reason: asyncio.Future[str] | None = None
+        self._posting = asyncio.Lock()
+        self._tasks: set[asyncio.Task] = set()
+
+    @property
+    def state(self) -> str:
+        """`starting`, `ready`, `busy` or `failed`."""
+        return BUSY if self._state == READY and self.runs else self._state
+
+    async def live(self) -> None:
+        """Keep a worker running until this is cancelled, or until it failed to start a few times in a row."""
+        failures = 0
+        try:
+            while failures < MAX_FAILED_STARTS:
+                try:
+                    self.about = await self.worker.start()
+                    failures = 0
+                    await self._serve()
+                except (WorkerError, OSError, aiohttp.ClientError) as error:
+                    failures += 1
+                    self.reason = str(error)
+                    log.warning("worker %d: %s", self.worker.number, error)
+                await self._lose()
+                if failures:
+                    await asyncio.sleep(0.5 * 2**failures)
+            self._state = FAILED
+            self.owner.on_given_up(self)
+        finally:
+            await self._disconnect()
+            await self.worker.kill()
+
+    def give(self, run: Run, prompt: dict[str, Any], preview: bool) -> None:
+        """Send a run to the worker, behind those it has."""
+        self.runs.append(run)
+        self._start(self._post(run, prompt, preview))
+
+    def cancel(self, run: Run) -> None:
+        """Stop a run at its next step, or before it begins; the worker is asked until it has stopped."""
+        if run.cancelled is None:
+            run.cancelled = time.monotonic()
+            self._start(self._cancel(run))
+
+    def kill(self, reason: str) -> None:
+        """Have the worker killed and started again; its runs are lost."""
+        if self._end_reason is not None and not self._end_reason.done():
+            self._end_reason.set_result(reason)
+
+    def forget_models(self) -> None:
+        """Have the worker unload everything, as it ran out of memory."""
+        self.warm.clear()
+        self._start(self.link.free())
+
+    def used(self, names: list[str]) -> None:
+        """Remember that these models are loaded now."""
+        self.warm = ([name for name in self.warm if name not in names] + names)[-MAX_WARM:]
+
+    async def _serve(self) -> None:
+        """Return when the worker has died, its connection ended or somebody called `kill`."""
+        self._end_reason = asyncio.get_running_loop().create_future()
+        self.link = WorkerLink(self.worker.url, self._on_event)
+        await self.link.open()
+        self._state, self.reason = READY, ""
+        self.owner.on_ready(self)
+        waits = [asyncio.create_task(self.link.listen()), asyncio.create_task(self.worker.process.wait())]
+        try:
+            await asyncio.wait([*waits, self._end_reason], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        code = self.worker.process.returncode
+        self.kill(f"the worker ended with code {code}" if code is not None else "the worker closed its connection")
+        self.reason = self._end_reason.result()
+
+    async def _lose(self) -> None:
+        self._state, self.warm = STARTING, []
+        await self._disconnect()
+        await self.worker.kill()
+        runs, self.runs = self.runs, []
+        for run in runs:
+            run.end()
+        if runs:
+            self.owner.on_lost(self, runs, self.reason)
+
+    async def _disconnect(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        if self.link is not None:
+            await self.link.close()
+
+    async def _post(self, run: Run, prompt: dict[str, Any], preview: bool) -> None:
+        async with self._posting:
+            if run.cancelled is not None:
+                return self._remove(run, "interrupted", {})
+            try:
+                await self.link.post(run.id, prompt, preview)
+            except RefusedError as error:
+                self._remove(run, "refused", str(error))
+
+    async def _cancel(self, run: Run) -> None:
+        while run in self.runs:
+            async with self._posting:
+                found = await self.link.cancel(run.id) if run in self.runs else ""
+            if found == "queued" and run in self.runs:
+                return self._remove(run, "interrupted", {})
+            await asyncio.sleep(CANCEL_AGAIN_SECONDS)
+
+    def _on_event(self, prompt_id: str, kind: str, data: Any) -> None:
+        run = next((run for run in self.runs if run.id == prompt_id), None)
+        if run is None:
+            return
+        if kind in ("success", "error", "interrupted"):
+            self._remove(run, kind, data)
+        else:
+            self.owner.on_event(self, run, kind, data)
+
+    def _remove(self, run: Run, kind: str, data: Any) -> None:
+        self.runs.remove(run)
+        run.end()
+        self.owner.on_event(self, run, kind, data)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Any) -> None:
+        """A worker that does not answer is as good as dead."""
+        try:
+            await work
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            self.kill(f"the worker does not answer ({type(error).__name__}: {error})")

@@ -1,0 +1,54 @@
+"""Return: the node behind the output that the client asked for."""
+
+import json
+import os
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..wire.blob import blob_name
+from ..wire.container import write_container
+from ..wire.values import pack
+from .folder import result_path
+from .receive import check_finite
+
+
+class VelocityReturn(io.ComfyNode):
+    """Writes its input as a result file. `job` differs from run to run, so that ComfyUI never skips the node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's inputs and outputs."""
+        return io.Schema(
+            node_id="VelocityReturn",
+            display_name="Return",
+            category="Velocity/worker",
+            is_input_list=True,
+            is_output_node=True,
+            inputs=[
+                io.AnyType.Input("value", tooltip="What the client gets: all items of the output."),
+                io.String.Input("job", tooltip="The name of the result file."),
+                io.String.Input("sent", tooltip="The names of the blobs that the client has, as JSON."),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, value: list[Any], job: list[str], sent: list[str]) -> io.NodeOutput:
+        """Write the file under another name first. Raises `ValueError` for numbers that are not finite."""
+        check_finite(value, "the result")
+        blobs: dict[str, bytes] = {}
+
+        def add_blob(data: bytes) -> str:
+            name = blob_name(data)
+            blobs[name] = data
+            return name
+
+        packed = pack(value, add_blob)
+        path = result_path(job[0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as file:
+            write_container(file, packed, blobs, frozenset(json.loads(sent[0])))
+        os.replace(temporary, path)
+        return io.NodeOutput()
