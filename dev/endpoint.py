@@ -133,10 +133,13 @@ class Endpoint:
                     f"the endpoint ended with code {self.process.returncode}:\n{self.log_text()[-3000:]}"
                 )
             try:
-                if any(worker["state"] == "ready" for worker in self.get("/v1/health")["workers"]):
+                states = {worker["state"] for worker in self.get("/v1/health")["workers"]}
+                if "ready" in states:
                     return
+                if states == {"failed"}:
+                    break
             except OSError:
                 pass
             time.sleep(0.1)
         logs = "".join(log.read_text(errors="replace")[-3000:] for log in self.data.glob("workers/*.log"))
-        raise TimeoutError(f"no worker within {self.start_timeout} s:\n{self.log_text()[-3000:]}\n{logs}")
+        raise RuntimeError(f"no worker after at most {self.start_timeout} s:\n{self.log_text()[-3000:]}\n{logs}")
