@@ -42,7 +42,8 @@ def create_app(
     scheduler: "Scheduler",
     metrics: Metrics,
 ) -> FastAPI:
-    """Return the app. Its lifespan starts and stops the scheduler; `app.state.stop()` does the latter sooner."""
+    """Return the app. Its lifespan starts and stops the scheduler; `app.state.stop()` does the latter sooner,
+    `app.state.expire()` clears old jobs away at once."""
     routes = _Routes(settings, journal, blobs, events, keys, scheduler, metrics)
 
     @asynccontextmanager
@@ -55,7 +56,7 @@ def create_app(
         await routes.stop()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.stop = routes.stop
+    app.state.stop, app.state.expire = routes.stop, routes.intake.expire
     app.add_api_route("/v1/health", routes.health, methods=["GET"])
     router = APIRouter(dependencies=[Depends(routes.authorize)])
     for method, path, handler in [
