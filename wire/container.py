@@ -31,15 +31,20 @@ def read_container(data: bytes, known: Iterable[tuple[str, bytes]] = ()) -> tupl
         raise BlobError("the result is cut off")
     try:
         header = json.loads(data[8 : 8 + length])
-        value, places = header["value"], dict(header["blobs"])
-        ranges = [(name, int(begin), int(end)) for name, (begin, end) in places.items()]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        value, places = header["value"], [(name, *place) for name, place in header["blobs"].items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BlobError(f"the result's header is wrong: {type(error).__name__}") from error
-    blobs = dict(known)
-    for name, begin, end in ranges:
-        if not is_blob_name(name) or not 0 <= begin <= end <= len(data) - 8 - length:
+    blobs, start, at = dict(known), 8 + length, 0
+    for name, *place in places:
+        # One behind the other without gaps: blobs that overlap could fill any memory.
+        if not is_blob_name(name) or len(place) != 2 or place[0] != at or type(place[1]) is not int:
+            raise BlobError("the result's blobs do not follow each other")
+        end = place[1]
+        if not at <= end <= len(data) - start:
             raise BlobError("the result is cut off, or a blob in it lies outside of it")
-        blob = data[8 + length + begin : 8 + length + end]
-        check_blob(name, blob)
-        blobs[name] = blob
+        blobs[name] = data[start + at : start + end]
+        check_blob(name, blobs[name])
+        at = end
+    if at != len(data) - start:
+        raise BlobError(f"{len(data) - start - at} bytes behind the result's last blob belong to nothing")
     return value, blobs

@@ -43,10 +43,12 @@ class Shrunk:
 def shrink(tensor: torch.Tensor) -> Shrunk:
     """Return what is needed to make `tensor` again, bit for bit, with `data` contiguous on the CPU."""
     tensor = tensor.detach().cpu().contiguous()
-    if tensor.numel() > 1 and _same_everywhere(tensor):
+    if tensor.numel() and _same_everywhere(tensor):
         return Shrunk(None, tensor.reshape(-1)[0].item(), None)
     rows = None
-    if tensor.ndim == 3:  # [batch, tokens, width]: text encoders with a mask leave zeros behind the prompt
+    if (
+        tensor.ndim == 3 and tensor.numel()
+    ):  # [batch, tokens, width]: text encoders with a mask leave zeros behind the prompt
         live = _bits(tensor).any(dim=2).any(dim=0).nonzero()
         length = int(live[-1]) + 1
         if length < tensor.shape[1]:
@@ -61,8 +63,8 @@ def shrink(tensor: torch.Tensor) -> Shrunk:
 def restore(shrunk: Shrunk, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
     """Return the tensor of this dtype and shape that was shrunk. Raises `BlobError` where they do not fit together."""
     if shrunk.data is None:
-        if type(shrunk.fill) not in (bool, int, float) or not math.isfinite(shrunk.fill):
-            raise BlobError("a fill is one finite number")
+        if not _fits(shrunk.fill, dtype):
+            raise BlobError(f"a fill is one finite number that {dtype} can hold")
         return torch.full(shape, shrunk.fill, dtype=dtype)
     if shrunk.data.dtype != dtype and shrunk.data.dtype not in SMALLER.get(dtype, ()):
         raise BlobError(f"the blob holds {shrunk.data.dtype}, which {dtype} does not travel as")
@@ -77,6 +79,15 @@ def restore(shrunk: Shrunk, dtype: torch.dtype, shape: list[int]) -> torch.Tenso
     if list(data.shape) != list(shape):
         raise BlobError(f"the blob's shape is {list(data.shape)}, and {list(shape)} was announced")
     return data
+
+
+def _fits(fill: object, dtype: torch.dtype) -> bool:
+    if type(fill) not in (bool, int, float) or not -math.inf < fill < math.inf:
+        return False
+    try:
+        return torch.tensor(fill, dtype=dtype).item() == fill
+    except (RuntimeError, ValueError, OverflowError):  # out of range, in torch's several ways
+        return False
 
 
 def _same_everywhere(tensor: torch.Tensor) -> bool:

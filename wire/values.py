@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
-from .blob import BlobError, check_shape, encode_header, is_blob_name
+from .blob import BlobError, check_shape, is_blob_name
 from .lossless import DTYPES, SAFETENSORS_NAMES, Shrunk, restore, shrink
+from .tensor_blob import blob_tensor, tensor_blob
 
 CLIP_VISION_FIELDS = ("last_hidden_state", "image_embeds", "penultimate_hidden_states", "mm_projected", "image_sizes")
 MAX_DEPTH = 32
+MAX_BYTES = 4 << 30  # of the tensors of one value
 
 
 class UnshippableError(TypeError):
@@ -69,16 +71,23 @@ class _Packer:
     def _object(self, value: Any, path: str, depth: int) -> dict:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         if kind == "comfy.nested_tensor.NestedTensor":
-            return {"@nested": [self._tensor(item, f"{path}.tensors[{i}]") for i, item in enumerate(value.tensors)]}
+            return {"@nested": [self._nested(item, f"{path}.tensors[{i}]") for i, item in enumerate(value.tensors)]}
         if kind == "comfy.clip_vision.Output":
             fields = {name: getattr(value, name) for name in CLIP_VISION_FIELDS if hasattr(value, name)}
             return {"@clip_vision": self._dict(fields, path, depth)}
         raise UnshippableError(path, f"a live object ({kind})")
 
+    def _nested(self, item: Any, path: str) -> dict:
+        if not isinstance(item, torch.Tensor):
+            raise UnshippableError(path, f"a {type(item).__name__} among nested tensors")
+        return self._tensor(item, path)
+
     def _tensor(self, tensor: torch.Tensor, path: str) -> dict:
-        if tensor.layout != torch.strided or tensor.dtype not in SAFETENSORS_NAMES:
-            raise UnshippableError(path, f"a tensor of {tensor.dtype}, {tensor.layout}")
-        if tensor.dtype.is_floating_point and not torch.isfinite(tensor.float()).all():
+        if tensor.layout != torch.strided or tensor.dtype not in SAFETENSORS_NAMES or tensor.is_meta:
+            raise UnshippableError(path, f"a tensor of {tensor.dtype}, {tensor.layout}, {tensor.device}")
+        # torch has no isfinite for 8-bit floats, and float() would overflow for 64-bit ones.
+        finite = torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor)
+        if not finite.all():
             raise UnshippableError(path, "a tensor with numbers that are not finite")
         shrunk = shrink(tensor)
         entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
@@ -89,61 +98,68 @@ class _Packer:
         return {"@tensor": self.add_blob(tensor_blob(shrunk.data)), **entry}
 
 
-def tensor_blob(tensor: torch.Tensor) -> bytes:
-    """Return the bytes of the blob that holds a contiguous CPU tensor."""
-    header = encode_header(SAFETENSORS_NAMES[tensor.dtype], tuple(tensor.shape))
-    return header + tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else header
-
-
-def blob_tensor(data: bytes) -> torch.Tensor:
-    """Return the tensor of a blob that `check_blob` has accepted."""
-    from .blob import MAX_HEADER, read_header
-
-    header = read_header(data[: 8 + MAX_HEADER])
-    dtype = next(dtype for dtype, name in SAFETENSORS_NAMES.items() if name == header.dtype)
-    flat = torch.frombuffer(bytearray(data[header.start :]), dtype=torch.uint8) if header.data_bytes else torch.empty(0)
-    return flat.view(dtype).reshape(header.shape) if header.data_bytes else torch.empty(header.shape, dtype=dtype)
-
-
-def unpack(packed: Any, get_blob: Callable[[str], bytes]) -> Any:
+def unpack(packed: Any, get_blob: Callable[[str], bytes], max_bytes: int = MAX_BYTES) -> Any:
     """Return the value that `pack` was given; `get_blob` returns the bytes of a blob by its name.
 
-    The sizes have been checked before (an endpoint does so at admission). Raises `BlobError` for what `pack` does not
-    write, and whatever `get_blob` raises.
+    Raises `BlobError` for what `pack` does not write, for a blob that `get_blob` has not (`KeyError`), and, before
+    they are made, for tensors of more than `max_bytes` in all.
     """
-    if isinstance(packed, list):
-        return [unpack(item, get_blob) for item in packed]
-    if not isinstance(packed, dict):
-        return packed
-    mark = next((key for key in packed if key.startswith("@")), None)
-    if mark is None:
-        return {key: unpack(item, get_blob) for key, item in packed.items()}
-    if mark in ("@tensor", "@fill"):
-        return _unpack_tensor(packed, get_blob)
-    inner = unpack(packed[mark], get_blob)
-    if mark == "@tuple" and isinstance(inner, list):
-        return tuple(inner)
-    if mark == "@nested" and isinstance(inner, list):
-        from comfy.nested_tensor import NestedTensor
-
-        return NestedTensor(inner)
-    if mark == "@clip_vision" and isinstance(inner, dict) and set(inner) <= set(CLIP_VISION_FIELDS):
-        from comfy.clip_vision import Output
-
-        output = Output()
-        for name, item in inner.items():
-            setattr(output, name, item)
-        return output
-    raise BlobError(f"{mark[:40]!r} is no mark of a value")
+    return _Unpacker(get_blob, max_bytes).unpack(packed, 0)
 
 
-def _unpack_tensor(packed: dict, get_blob: Callable[[str], bytes]) -> torch.Tensor:
-    dtype, shape = DTYPES.get(str(packed.get("dtype"))), packed.get("shape")
-    if dtype is None:
-        raise BlobError(f"the dtype {str(packed.get('dtype'))[:40]!r} is none of {', '.join(DTYPES)}")
-    check_shape(shape)
-    if "@fill" in packed:
-        return restore(Shrunk(None, packed["@fill"], None), dtype, shape)
-    if not is_blob_name(packed["@tensor"]):
-        raise BlobError("a blob's name is 64 hexadecimal digits")
-    return restore(Shrunk(blob_tensor(get_blob(packed["@tensor"])), None, packed.get("rows")), dtype, shape)
+class _Unpacker:
+    def __init__(self, get_blob: Callable[[str], bytes], max_bytes: int) -> None:
+        self.get_blob, self.bytes_left = get_blob, max_bytes
+
+    def unpack(self, packed: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise BlobError(f"a value is nested more than {MAX_DEPTH} deep")
+        if isinstance(packed, float) and not math.isfinite(packed):
+            raise BlobError(f"the number {packed} is not finite")
+        if isinstance(packed, list):
+            return [self.unpack(item, depth + 1) for item in packed]
+        if not isinstance(packed, dict):
+            return packed
+        mark = next((key for key in packed if key.startswith("@")), None)
+        if mark is None:
+            return {key: self.unpack(item, depth + 1) for key, item in packed.items()}
+        if mark in ("@tensor", "@fill"):
+            return self._tensor(packed)
+        return self._object(mark, packed[mark], depth)
+
+    def _object(self, mark: str, inner: Any, depth: int) -> Any:
+        if mark == "@tuple" and isinstance(inner, list):
+            return tuple(self.unpack(inner, depth))
+        if mark == "@nested" and isinstance(inner, list):
+            from comfy.nested_tensor import NestedTensor
+
+            return NestedTensor([self._tensor(item) for item in inner])
+        if mark == "@clip_vision" and isinstance(inner, dict) and set(inner) <= set(CLIP_VISION_FIELDS):
+            from comfy.clip_vision import Output
+
+            output = Output()
+            for name, item in self.unpack(inner, depth).items():
+                setattr(output, name, item)
+            return output
+        raise BlobError(f"{mark[:40]!r} is no mark of a value")
+
+    def _tensor(self, entry: Any) -> torch.Tensor:
+        if not isinstance(entry, dict) or not ("@tensor" in entry or "@fill" in entry):
+            raise BlobError("a tensor was announced, and there is none")
+        dtype, shape = DTYPES.get(str(entry.get("dtype"))), entry.get("shape")
+        if dtype is None:
+            raise BlobError(f"the dtype {str(entry.get('dtype'))[:40]!r} is none of {', '.join(DTYPES)}")
+        check_shape(shape)
+        self.bytes_left -= math.prod(shape) * dtype.itemsize
+        if self.bytes_left < 0:
+            raise BlobError(f"the tensors of a value have more bytes than are allowed, at one of shape {shape}")
+        if "@fill" in entry:
+            return restore(Shrunk(None, entry["@fill"], None), dtype, shape)
+        name = entry["@tensor"]
+        if not is_blob_name(name):
+            raise BlobError("a blob's name is 64 hexadecimal digits")
+        try:
+            data = self.get_blob(name)
+        except KeyError as error:
+            raise BlobError(f"the blob {name} is not there") from error
+        return restore(Shrunk(blob_tensor(data), None, entry.get("rows")), dtype, shape)
