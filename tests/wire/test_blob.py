@@ -7,7 +7,6 @@ import tracemalloc
 import pytest
 import safetensors.torch
 import torch
-from tests.wire.mutations import mutated
 from velocity_nodes.wire.blob import (
     ITEM_BYTES,
     MAX_HEADER,
@@ -21,6 +20,8 @@ from velocity_nodes.wire.blob import (
 )
 from velocity_nodes.wire.lossless import SAFETENSORS_NAMES
 from velocity_nodes.wire.tensor_blob import blob_tensor, tensor_blob
+
+from tests.wire.mutations import mutated
 
 
 def header(text: str | bytes | dict, length: int | None = None, data: bytes = b"") -> bytes:

@@ -7,10 +7,11 @@ import tracemalloc
 
 import pytest
 import torch
-from tests.wire.mutations import mutated
 from velocity_nodes.wire.blob import BlobError, blob_name, encode_header
 from velocity_nodes.wire.container import MAX_HEADER, read_container, write_container
 from velocity_nodes.wire.values import pack, unpack
+
+from tests.wire.mutations import mutated
 
 VALUE = [{"samples": torch.arange(24.0).reshape(1, 2, 3, 4) / 7, "noise_mask": torch.eye(4)[None], "n": (1, 2.5, None)}]
 
