@@ -17,11 +17,11 @@ def compose(manifest: dict[str, Any], result: str, sent: list[str], models: Cont
     """
     prompt = {}
     for number, values in enumerate(manifest["cuts"]):
-        prompt[f"{CUT}{number}"] = _node("VelocityReceive", value=json.dumps(values, separators=(",", ":")))
-    for node_id, node in manifest["graph"].items():
-        inputs = {name: _input(value, models) for name, value in node["inputs"].items()}
-        prompt[GRAPH + node_id] = {"class_type": node["class_type"], "inputs": inputs}
-    prompt[RETURN] = _node("VelocityReturn", value=graph_link(manifest["output"]), job=result, sent=json.dumps(sent))
+        prompt[f"{CUT}{number}"] = node("VelocityReceive", value=json.dumps(values, separators=(",", ":")))
+    for node_id, sent_node in manifest["graph"].items():
+        inputs = {name: _input(value, models) for name, value in sent_node["inputs"].items()}
+        prompt[GRAPH + node_id] = {"class_type": sent_node["class_type"], "inputs": inputs}
+    prompt[RETURN] = node("VelocityReturn", value=graph_link(manifest["output"]), job=result, sent=json.dumps(sent))
     return prompt
 
 
@@ -37,7 +37,7 @@ def is_link(value: Any) -> bool:
 
 def model_names(graph: dict[str, Any]) -> list[str]:
     """Return the names of the model files that a graph mentions, with forward slashes, sorted."""
-    values = (value for node in graph.values() for value in node["inputs"].values())
+    values = (value for other in graph.values() for value in other["inputs"].values())
     names = (value.replace("\\", "/") for value in values if isinstance(value, str))
     return sorted({name for name in names if name.lower().endswith(MODEL_SUFFIXES)})
 
@@ -52,5 +52,6 @@ def _input(value: Any, models: Container[str]) -> Any:
     return value
 
 
-def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """Return a node of a prompt."""
     return {"class_type": class_type, "inputs": inputs}

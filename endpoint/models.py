@@ -19,16 +19,6 @@ class ModelHashes:
         self.journal = journal
         self._wanted: asyncio.Queue[tuple[str, Path]] = asyncio.Queue()
         self._asked: set[str] = set()
-        self._task: asyncio.Task | None = None
-
-    def start(self) -> None:
-        """Begin to hash what is asked for."""
-        self._task = asyncio.create_task(self._work())
-
-    async def stop(self) -> None:
-        """Leave the rest for next time."""
-        if self._task is not None:
-            self._task.cancel()
 
     def of(self, names: list[str], about: dict[str, Any]) -> dict[str, str | None]:
         """Return `folder/name` -> sha256, None while it is not known."""
@@ -50,7 +40,8 @@ class ModelHashes:
             self._wanted.put_nowait((note, path))
         return digest
 
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """Hash what was asked for, for ever."""
         while True:
             note, path = await self._wanted.get()
             try:

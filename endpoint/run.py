@@ -28,6 +28,7 @@ class Run:
     value: int = 0
     max: int = 0
     first_step: tuple[float, int] | None = None  # when the first report came, and of which step
+    last_step: float = 0.0
     dropped: set[str] = field(default_factory=set)  # jobs whose result nobody wants any more
     cancelled: float | None = None  # when the worker was first asked to stop
     _preview_time: float = 0.0
@@ -57,7 +58,7 @@ class Run:
         value, maximum = int(found["value"]), int(found["max"])
         if (value, maximum) == (self.value, self.max) or value < 1:
             return
-        self.value, self.max = value, maximum
+        self.value, self.max, self.last_step = value, maximum, self.progressed
         if self.first_step is None:
             self.first_step = (self.progressed, value)
         self.emit("step", {"value": value, "max": maximum})
@@ -81,12 +82,16 @@ class Run:
         for job in self.live:
             self.events.emit(job.id, kind, data)
 
+    def waited(self, job: Job) -> float:
+        """Return the seconds from the job's acceptance until now."""
+        return max(0.0, time.time() - job.created)
+
     def load_seconds(self) -> float | None:
         """Return the seconds before the first step began, judged by how long the later ones took; None if unknown."""
         if self.first_step is None or self.started is None:
             return None
         when, value = self.first_step
-        per_step = (self.progressed - when) / (self.value - value) if self.value > value else 0.0
+        per_step = (self.last_step - when) / (self.value - value) if self.value > value else 0.0
         return max(0.0, when - self.started - per_step * value)
 
     def _send_preview(self) -> None:

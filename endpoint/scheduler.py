@@ -1,98 +1,100 @@
-"""Decides which job runs where and when, and brings every job to its end: done, failed or cancelled."""
+"""Decides which job runs where and when, and has every job come to an end: done, failed or cancelled."""
 
 import asyncio
-import hashlib
 import logging
-import os
-import time
-from pathlib import Path
 from typing import Any
 
 from .admission import check_nodes_and_models
+from .batching import MAX_ELEMENTS, MAX_JOBS, batch_key, compose_batch, latent_elements
 from .blobs import BlobStore
-from .capabilities import capabilities, known_names
+from .capabilities import capabilities, find_model, known_names
 from .compose import compose, model_names
+from .endings import AGAIN, Endings
 from .estimates import Estimates
 from .events import EventLog
-from .job import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job
+from .job import CANCELLED, FAILED, QUEUED, RUNNING, Job
 from .journal import Journal
-from .models import ModelHashes
+from .metrics import Metrics
+from .overdue import watch
 from .refusal import Refusal
 from .run import Run
 from .settings import Settings
+from .warm_up import FileReader, preload_prompt
 from .worker import Worker
 from .worker_command import gpus
-from .worker_slot import FAILED as SLOT_FAILED
-from .worker_slot import STARTING, WorkerSlot
+from .worker_slot import WorkerSlot
 
 log = logging.getLogger("velocity")
 
 MAX_ATTEMPTS = 2
-AHEAD = 1  # prompts that wait in a worker's own queue, so that it never waits for us
-HUNG_CANCEL_SECONDS = 120.0
-"""A cancelled run that does nothing for so long has hung."""
+AHEAD = 1  # prompts that wait in a lone worker's own queue, so that it never waits for us
+GRAPH_WRONG = "change the node's inputs, or run it locally"
+OUT_OF_MEMORY = "the endpoint is out of memory: make the latent or the batch smaller, or run it locally"
 
 
 class Scheduler:
     """One queue in front of all workers. Everything runs on the event loop."""
 
     def __init__(
-        self, settings: Settings, journal: Journal, blobs: BlobStore, events: EventLog, metrics: Any = None
+        self, settings: Settings, journal: Journal, blobs: BlobStore, events: EventLog, metrics: Metrics
     ) -> None:
-        self.settings, self.journal, self.blobs, self.events, self.metrics = settings, journal, blobs, events, metrics
+        self.settings, self.journal, self.events, self.metrics = settings, journal, events, metrics
         self.estimates = Estimates(journal)
-        self.hashes = ModelHashes(journal)
+        self.endings = Endings(settings, journal, events, metrics, self.estimates, self._forget)
         self.slots: list[WorkerSlot] = []
         self._waiting: list[Job] = []
-        self._runs: dict[str, tuple[WorkerSlot, Run]] = {}  # by job, from its worker's queue to its end
-        self._told: dict[str, int] = {}  # the position that each waiting job was told last
+        self._runs: dict[str, tuple[WorkerSlot, Run]] = {}  # by job, until it ends
+        self._told: dict[str, int] = {}  # the position that each job was told last
+        self._alone: set[str] = set()  # jobs that have been part of a batch that failed
         self._capabilities: dict[str, Any] | None = None
+        self._reader = FileReader()
         self._tasks: set[asyncio.Task] = set()
 
     async def start(self) -> None:
         """Start the workers; returns before they are ready."""
+        self.endings.discard_leftovers()
         devices: list[str | None] = list(await asyncio.to_thread(gpus))
         if "--cpu" in self.settings.comfyui_arguments or not devices:
             devices = [None]
-        count = self.settings.workers or len(devices)
-        for number in range(count):
+        for number in range(self.settings.workers or len(devices)):
             worker = Worker(number, self.settings, devices[number % len(devices)])
             self.slots.append(WorkerSlot(worker, self))
-        self.hashes.start()
-        for slot in self.slots:
-            self._spawn(slot.live())
-        self._spawn(self._watch())
+        for work in (self.endings.hashes.work(), watch(self), *(slot.live() for slot in self.slots)):
+            self._spawn(work)
 
     async def stop(self) -> None:
-        """Kill the workers. Unfinished jobs stay in the journal."""
+        """Kill the workers. Unfinished jobs stay in the journal, as if those that ran had not begun."""
+        self._reader.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.hashes.stop()
+        for _, run in self._runs.values():
+            for job in run.live if run.started is not None else ():
+                self.journal.update(job.id, state=QUEUED, attempts=job.attempts - 1)
 
     def submit(self, job: Job) -> None:
         """Queue a job, unless its result is there already (the endpoint was killed before it said so)."""
-        if self._result_path(job).is_file():
-            self._spawn(self._finish_old(job))
-            return
-        if job.attempts >= MAX_ATTEMPTS:
-            return self._fail(job, "worker_failed", f"it was started {job.attempts} times and never finished", AGAIN)
-        self.journal.update(job.id, state=QUEUED)
-        self._waiting.append(job)
-        self._pump()
+        if self.endings.result_path(job).is_file():
+            self._spawn(self.endings.finish_old(job))
+        elif job.attempts >= MAX_ATTEMPTS:
+            self.endings.fail(job, "worker_failed", f"it was begun {job.attempts} times and never ended", AGAIN)
+        elif job.id not in self._runs and all(other.id != job.id for other in self._waiting):
+            self.journal.update(job.id, state=QUEUED)
+            self._waiting.append(job)
+            self._pump()
 
     async def cancel(self, job_id: str) -> None:
-        """Cancel a job that waits or runs; its sampler stops at the next step. Others do nothing."""
-        waiting = next((job for job in self._waiting if job.id == job_id), None)
-        if waiting is not None:
-            self._waiting.remove(waiting)
-            self._end(waiting, CANCELLED, "cancelled", {})
+        """Cancel a job that waits or runs; its sampler stops at the next step. Others are left as they are."""
+        job = next((job for job in self._waiting if job.id == job_id), None)
+        if job is not None:
+            self._waiting.remove(job)
         elif job_id in self._runs:
             slot, run = self._runs[job_id]
             job = next(job for job in run.jobs if job.id == job_id)
-            self._drop(slot, run, job)
-            self._end(job, CANCELLED, "cancelled", {})
-        self._pump()
+            self.drop(slot, run, job)
+        if job is not None:
+            self.endings.end(job, CANCELLED, {})
+            self._pump()
 
     def capabilities(self) -> dict[str, Any] | None:
         """Return what docs/protocol.md says of them; None while no worker has been ready."""
@@ -103,18 +105,30 @@ class Scheduler:
 
     def health(self) -> dict[str, Any]:
         """Return how many jobs wait and run, and the states of the workers."""
-        running = sum(len(run.live) for slot in self.slots for run in slot.runs if run.started is not None)
-        queued = len(self._waiting) + sum(
-            len(run.live) for slot in self.slots for run in slot.runs if run.started is None
-        )
+        runs = [run for slot in self.slots for run in slot.runs]
+        running = sum(len(run.live) for run in runs if run.started is not None)
+        queued = len(self._waiting) + sum(len(run.live) for run in runs if run.started is None)
         return {"queued": queued, "running": running, "workers": [{"state": slot.state} for slot in self.slots]}
+
+    def drop(self, slot: WorkerSlot, run: Run, job: Job) -> None:
+        """Take a job from its run; a run without jobs is stopped."""
+        run.dropped.add(job.id)
+        if not run.live:
+            slot.cancel(run)
 
     # What the slots tell.
 
     def on_ready(self, slot: WorkerSlot) -> None:
-        """A worker can take runs."""
+        """A worker can take runs, or has looked again at what it has."""
         self._capabilities = capabilities(slot.about, self.settings)
         self._pump()
+
+    def on_started(self, slot: WorkerSlot) -> None:
+        """A worker has just been started: it loads what the operator wants to be warm."""
+        for name in self.settings.preload:
+            prompt = preload_prompt(name, slot.about)
+            if prompt is not None:
+                slot.preload(name, prompt)
 
     def on_event(self, slot: WorkerSlot, run: Run, kind: str, data: Any) -> None:
         """Something happened to a run."""
@@ -124,175 +138,142 @@ class Scheduler:
             run.progress(data.get("nodes") or {})
         elif kind == "preview":
             run.preview(data)
-        elif kind == "success":
-            slot.used(_models(run.jobs))
-            self._spawn(self._finish(slot, run))
-        elif kind == "interrupted":
-            self._discard(run)
-        elif kind == "error":
-            self._on_error(slot, run, data)
-        elif kind == "refused":
-            for job in run.live:
-                self._fail(job, "execution_error", f"the worker's ComfyUI refuses the graph: {data}", GRAPH_WRONG)
-        self._pump()
+        else:
+            self._on_end(slot, run, kind, data)
+            self._pump()
 
     def on_lost(self, slot: WorkerSlot, runs: list[Run], reason: str) -> None:
         """Run again what was lost, before all others, unless it was running for the second time."""
-        log.warning("worker %d: %s; it is started again\n%s", slot.worker.number, reason, slot.worker.tail())
-        again = []
-        for run in runs:
-            for job in run.live:
-                self._runs.pop(job.id, None)
-                if job.attempts >= MAX_ATTEMPTS:
-                    self._fail(job, "worker_failed", f"{reason}. Its last lines:\n{slot.worker.tail()}", AGAIN)
-                    continue
-                if run.started is not None:
-                    self.events.emit(job.id, "warning", {"message": f"{reason}; it is started again and so is the job"})
-                self.journal.update(job.id, state=QUEUED)
-                again.append(job)
-            self._discard(run)
-        self._waiting[:0] = again
+        tail = slot.worker.tail()
+        log.warning("worker %d: %s; it is started again. Its last lines:\n%s", slot.worker.number, reason, tail)
+        self.metrics.restarts.inc()
+        for run in reversed(runs):
+            self._again(run, f"{reason}. Its last lines:\n{tail}", f"{reason}; it is started again and so is the job")
         self._pump()
 
     def on_given_up(self, slot: WorkerSlot) -> None:
-        """Fail everything when there is no worker left."""
-        log.error("worker %d does not start: %s", slot.worker.number, slot.reason)
-        if all(slot.state == SLOT_FAILED for slot in self.slots):
-            self._pump()
+        """A worker can't be started."""
+        log.error("worker %d is given up: %s", slot.worker.number, slot.reason)
+        self._pump()
 
     def _on_start(self, slot: WorkerSlot, run: Run) -> None:
-        models = _models(run.jobs)
-        run.begin(cold=not set(models) <= set(slot.warm))
+        run.begin(cold=not set(_models(run.jobs[0])) <= set(slot.warm))
         for job in run.live:
             job.attempts += 1
             self.journal.update(job.id, state=RUNNING, attempts=job.attempts)
             if run.cold:
                 self.events.emit(job.id, "cold", {"seconds": self.estimates.load_seconds(job.manifest)})
             self.events.emit(job.id, "running", {"worker": slot.worker.number, "attempt": job.attempts})
+            self.metrics.seconds_queued.observe(run.waited(job))
+        self._read_ahead(slot, run)
 
-    def _on_error(self, slot: WorkerSlot, run: Run, data: dict[str, Any]) -> None:
-        kind, text = str(data.get("exception_type", "")), str(data.get("exception_message", "")).strip()
-        next_step = GRAPH_WRONG
-        if "OutOfMemory" in kind or "out of memory" in text.lower():
+    def _on_end(self, slot: WorkerSlot, run: Run, kind: str, data: Any) -> None:
+        if kind == "success":
+            slot.used(_models(run.jobs[0]))
+            self._spawn(self.endings.finish(run, slot.about))
+            return
+        code, message, next_step = "execution_error", "somebody interrupted it at the worker", AGAIN
+        if kind == "refused":
+            message, next_step = f"the worker's ComfyUI refuses the graph: {data}", GRAPH_WRONG
+        elif kind == "error":
+            message, next_step = _error(data)
+        if next_step == OUT_OF_MEMORY:
             slot.forget_models()
-            next_step = "the endpoint is out of memory: make the latent or the batch smaller, or run it locally"
+        if len(run.jobs) > 1 and kind != "interrupted":
+            return self._again(run, message, "its batch failed, and it runs again alone")
         for job in run.live:
-            self._fail(job, "execution_error", f"{data.get('node_type')}: {kind.split('.')[-1]}: {text}", next_step)
-        self._discard(run)
+            self.endings.fail(job, code, message, next_step)
+        self.endings.discard(run)
+
+    def _again(self, run: Run, reason: str, warning: str) -> None:
+        """Put the jobs of a lost run back to the front of the queue; those that were begun twice fail."""
+        again = []
+        for job in run.live:
+            self._forget(job)
+            if job.attempts >= MAX_ATTEMPTS:
+                self.endings.fail(job, "worker_failed", reason, AGAIN)
+                continue
+            if run.started is not None:
+                self._alone.add(job.id)
+                self.events.emit(job.id, "warning", {"message": warning})
+            self.journal.update(job.id, state=QUEUED)
+            again.append(job)
+        self._waiting[:0] = again
+        self.endings.discard(run)
 
     # From the queue to the workers.
 
     def _pump(self) -> None:
         """Give waiting jobs to workers that have room, then tell the others their place."""
-        if self.slots and all(slot.state == SLOT_FAILED for slot in self.slots):
-            for job in self._waiting[:]:
+        if self.slots and all(slot.failed for slot in self.slots):
+            for job in list(self._waiting):
                 self._waiting.remove(job)
-                self._fail(job, "worker_failed", f"no worker starts: {self.slots[0].reason}", OPERATOR)
+                self.endings.fail(job, "worker_failed", f"no worker starts: {self.slots[0].reason}", AGAIN)
         while self._waiting and (slot := self._slot_for(self._waiting[0])) is not None:
-            job = self._waiting.pop(0)
+            jobs = self._next_jobs()
             try:
-                check_nodes_and_models(job.manifest, self._capabilities)
+                check_nodes_and_models(jobs[0].manifest, self._capabilities)
             except Refusal as refusal:
-                self._end(job, FAILED, "failed", refusal.error())
+                for job in jobs:
+                    self.endings.end(job, FAILED, refusal.error())
                 continue
-            self._give(slot, [job])
-        self._tell_positions()
+            self._give(slot, jobs)
+        before = sum(len(run.live) for slot in self.slots for run in slot.runs)
+        for place, job in enumerate(self._waiting):
+            self._tell_place(job, before + place)
 
     def _slot_for(self, job: Job) -> WorkerSlot | None:
         """Return the worker with the shortest queue, of equal ones one that has the job's models; None if all full."""
-        names = set(model_names(job.manifest["graph"]))
+        names = set(_models(job))
         ahead = AHEAD if len(self.slots) == 1 else 0
-        free = [slot for slot in self.slots if slot.state not in (STARTING, SLOT_FAILED) and len(slot.runs) <= ahead]
+        free = [slot for slot in self.slots if slot.serves and len(slot.runs) <= ahead]
         return min(free, key=lambda slot: (len(slot.runs), not names <= set(slot.warm)), default=None)
 
+    def _next_jobs(self) -> list[Job]:
+        """Take the first job from the queue, and those right behind it that can be sampled together with it."""
+        jobs = [self._waiting.pop(0)]
+        key = self._batch_key(jobs[0])
+        most = min(MAX_JOBS, MAX_ELEMENTS // max(1, latent_elements(jobs[0].manifest))) if key else 1
+        while len(jobs) < most and self._waiting and self._batch_key(self._waiting[0]) == key:
+            jobs.append(self._waiting.pop(0))
+        return jobs
+
+    def _batch_key(self, job: Job) -> str | None:
+        return None if job.id in self._alone else batch_key(job.manifest)
+
     def _give(self, slot: WorkerSlot, jobs: list[Job]) -> None:
-        run = Run(jobs, self.events)
+        before = sum(len(other.live) for other in slot.runs)
+        run, names = Run(jobs, self.events), known_names(slot.about)
         for job in jobs:
             self._runs[job.id] = (slot, run)
-        job = jobs[0]
-        prompt = compose(job.manifest, run.result_name(job), job.blobs, known_names(slot.about))
-        self._tell(job, sum(len(other.live) for other in slot.runs))
+            self._tell_place(job, before)
+        if len(jobs) > 1:
+            prompt = compose_batch(run, names)
+        else:
+            prompt = compose(jobs[0].manifest, run.result_name(jobs[0]), jobs[0].blobs, names)
         slot.give(run, prompt, any(job.manifest.get("preview", True) for job in jobs))
 
-    def _tell_positions(self) -> None:
-        """Tell each waiting job how many are before it, if that has changed."""
-        before = sum(len(run.live) for slot in self.slots for run in slot.runs)
-        for place, job in enumerate(self._waiting):
-            self._tell(job, before + place)
-
-    def _tell(self, job: Job, position: int) -> None:
+    def _tell_place(self, job: Job, position: int) -> None:
+        """Tell a job how many are before it, if that has changed."""
         if self._told.get(job.id) != position:
             self._told[job.id] = position
             per_job = self.estimates.job_seconds(job.manifest)
-            ready = max(1, sum(slot.state not in (STARTING, SLOT_FAILED) for slot in self.slots))
-            seconds = None if per_job is None else round(position * per_job / ready, 1)
+            workers = max(1, sum(slot.serves for slot in self.slots))
+            seconds = None if per_job is None else round(position * per_job / workers, 2)
             self.events.emit(job.id, "queued", {"position": position, "seconds": seconds})
 
-    # From the workers to the end.
+    def _read_ahead(self, slot: WorkerSlot, run: Run) -> None:
+        """Have the files of the next job read from the disk while this run computes."""
+        others = [other.jobs[0] for other in slot.runs if other is not run]
+        for name in (name for job in [*others, *self._waiting][:1] for name in _models(job) if name not in slot.warm):
+            place = find_model(slot.about, name)
+            if place is not None and name not in _models(run.jobs[0]):
+                self._reader.read(place[1])
 
-    async def _finish(self, slot: WorkerSlot, run: Run) -> None:
-        seconds = time.monotonic() - run.started
-        load = run.load_seconds() if run.cold else None
-        for job in run.live:
-            written = self._result_path(job).with_name(f"{run.result_name(job)}.bin")
-            result = await asyncio.to_thread(_describe_file, written)
-            if job.id in run.dropped:
-                continue
-            os.replace(written, self._result_path(job))
-            models = self.hashes.of(model_names(job.manifest["graph"]), slot.about)
-            result |= {"seconds": seconds, "load_seconds": load or 0.0, "steps": run.max, "batched": len(run.jobs)}
-            self._end(job, DONE, "done", result | {"fingerprint": slot.about["fingerprint"], "models": models})
-        if run.max:
-            self.estimates.record(run.jobs[0].manifest, seconds, load, len(run.jobs))
-        self._discard(run)
-
-    async def _finish_old(self, job: Job) -> None:
-        result = await asyncio.to_thread(_describe_file, self._result_path(job))
-        result |= {"seconds": 0.0, "load_seconds": 0.0, "steps": 0, "batched": 1, "fingerprint": {}, "models": {}}
-        self._end(job, DONE, "done", result)
-
-    def _fail(self, job: Job, code: str, message: str, next_step: str) -> None:
-        self._end(job, FAILED, "failed", {"code": code, "message": message, "next": next_step})
-
-    def _end(self, job: Job, state: str, kind: str, data: dict[str, Any]) -> None:
+    def _forget(self, job: Job) -> None:
         self._runs.pop(job.id, None)
         self._told.pop(job.id, None)
-        self.journal.update(job.id, state=state, **{DONE: {"result": data}, FAILED: {"error": data}}.get(state, {}))
-        self.events.emit(job.id, kind, data)
-
-    def _drop(self, slot: WorkerSlot, run: Run, job: Job) -> None:
-        """A job leaves its run; a run that nobody wants any more is stopped."""
-        run.dropped.add(job.id)
-        if not run.live:
-            slot.cancel(run)
-
-    def _discard(self, run: Run) -> None:
-        """Delete what a run has written for jobs that did not want it any more."""
-        for job in run.jobs:
-            self._result_path(job).with_name(f"{run.result_name(job)}.bin").unlink(missing_ok=True)
-
-    def _result_path(self, job: Job) -> Path:
-        return self.settings.results / f"{job.id}.bin"
-
-    async def _watch(self) -> None:
-        """Stop what takes too long, and kill workers that hang."""
-        while True:
-            await asyncio.sleep(min(1.0, self.settings.stall_seconds / 4))
-            now = time.monotonic()
-            for slot in self.slots:
-                for run in slot.runs:
-                    if run.started is None:
-                        continue
-                    for job in run.live:
-                        deadline = job.manifest.get("deadline_seconds") or self.settings.deadline_seconds
-                        if now - run.started > deadline:
-                            self._drop(slot, run, job)
-                            self._fail(job, "deadline", f"it was not done after {deadline:g} s", "allow more time")
-                    limit = self.settings.stall_seconds
-                    if run.cancelled is not None:
-                        limit = min(limit, HUNG_CANCEL_SECONDS)
-                    if now - max(run.progressed, run.cancelled or 0.0) > limit:
-                        slot.kill(f"the worker did nothing for {limit:g} s")
+        self._alone.discard(job.id)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -305,19 +286,13 @@ class Scheduler:
             log.error("the scheduler has a defect", exc_info=task.exception())
 
 
-AGAIN = "run it again or locally; if it happens again, the endpoint's log says more"
-GRAPH_WRONG = "the node failed on the endpoint as it would have here: change its inputs, or run it locally"
-OPERATOR = "the operator finds the reason in the endpoint's log"
+def _models(job: Job) -> list[str]:
+    return model_names(job.manifest["graph"])
 
 
-def _models(jobs: list[Job]) -> list[str]:
-    return model_names(jobs[0].manifest["graph"])
-
-
-def _describe_file(path: Path) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-            size += len(piece)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+def _error(data: dict[str, Any]) -> tuple[str, str]:
+    """Return the message for an exception in a node, and what to do next."""
+    kind, text = str(data.get("exception_type", "")), str(data.get("exception_message", "")).strip()
+    no_memory = "OutOfMemory" in kind or "out of memory" in text.lower()
+    message = f"{data.get('node_type')}: {kind.split('.')[-1]}: {text}"
+    return message, OUT_OF_MEMORY if no_memory else GRAPH_WRONG

@@ -9,7 +9,7 @@ import aiohttp
 
 # Binary messages of ComfyUI's websocket begin with their kind.
 PREVIEW, PREVIEW_WITH_METADATA = 1, 4
-REQUEST_SECONDS = 30.0
+REQUEST_SECONDS = 60.0  # a worker that loads a model may take its time
 
 
 class RefusedError(RuntimeError):

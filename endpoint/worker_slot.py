@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+import uuid
 from typing import Any, Protocol
 
 import aiohttp
@@ -24,6 +25,9 @@ class Owner(Protocol):
 
     def on_ready(self, slot: "WorkerSlot") -> None:
         """A worker can take runs."""
+
+    def on_started(self, slot: "WorkerSlot") -> None:
+        """A worker is up for the first time or again."""
 
     def on_event(self, slot: "WorkerSlot", run: Run, kind: str, data: Any) -> None:
         """Something happened to a run; the kinds are those of `WorkerLink`, and `refused`."""
@@ -55,6 +59,16 @@ class WorkerSlot:
         """`starting`, `ready`, `busy` or `failed`."""
         return BUSY if self._state == READY and self.runs else self._state
 
+    @property
+    def serves(self) -> bool:
+        """Whether the worker takes runs."""
+        return self._state == READY
+
+    @property
+    def failed(self) -> bool:
+        """Whether no worker can be started here."""
+        return self._state == FAILED
+
     async def live(self) -> None:
         """Keep a worker running until this is cancelled, or until it failed to start a few times in a row."""
         failures = 0
@@ -82,6 +96,16 @@ class WorkerSlot:
         self.runs.append(run)
         self._start(self._post(run, prompt, preview))
 
+    def preload(self, name: str, prompt: dict[str, Any]) -> None:
+        """Have the worker load the model `name` by this prompt, before any run that comes later."""
+        self.used([name])
+        self._start(self.link.post(str(uuid.uuid4()), prompt, False))
+
+    def refresh(self) -> None:
+        """Ask an idle worker again what it has: models may have been added."""
+        if self.state == READY:
+            self._start(self._refresh())
+
     def cancel(self, run: Run) -> None:
         """Stop a run at its next step, or before it begins; the worker is asked until it has stopped."""
         if run.cancelled is None:
@@ -108,6 +132,7 @@ class WorkerSlot:
         self.link = WorkerLink(self.worker.url, self._on_event)
         await self.link.open()
         self._state, self.reason = READY, ""
+        self.owner.on_started(self)
         self.owner.on_ready(self)
         waits = [asyncio.create_task(self.link.listen()), asyncio.create_task(self.worker.process.wait())]
         try:
@@ -115,6 +140,9 @@ class WorkerSlot:
         finally:
             for task in waits:
                 task.cancel()
+        listening = waits[0]
+        if listening.done() and not listening.cancelled() and listening.exception() is not None:
+            log.error("a message of the worker could not be handled", exc_info=listening.exception())
         code = self.worker.process.returncode
         self.kill(f"the worker ended with code {code}" if code is not None else "the worker closed its connection")
         self.reason = self._end_reason.result()
@@ -144,10 +172,17 @@ class WorkerSlot:
             except RefusedError as error:
                 self._remove(run, "refused", str(error))
 
+    async def _refresh(self) -> None:
+        self.about = await self.link.about()
+        self.owner.on_ready(self)
+
     async def _cancel(self, run: Run) -> None:
         while run in self.runs:
             async with self._posting:
-                found = await self.link.cancel(run.id) if run in self.runs else ""
+                try:
+                    found = await self.link.cancel(run.id)
+                except asyncio.TimeoutError:  # busy loading; `overdue` decides when it hangs
+                    found = ""
             if found == "queued" and run in self.runs:
                 return self._remove(run, "interrupted", {})
             await asyncio.sleep(CANCEL_AGAIN_SECONDS)
@@ -155,6 +190,8 @@ class WorkerSlot:
     def _on_event(self, prompt_id: str, kind: str, data: Any) -> None:
         run = next((run for run in self.runs if run.id == prompt_id), None)
         if run is None:
+            if kind == "error":
+                log.warning("worker %d: %s", self.worker.number, data.get("exception_message"))
             return
         if kind in ("success", "error", "interrupted"):
             self._remove(run, kind, data)
@@ -175,5 +212,7 @@ class WorkerSlot:
         """A worker that does not answer is as good as dead."""
         try:
             await work
+        except RefusedError as error:
+            log.warning("worker %d: %s", self.worker.number, error)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             self.kill(f"the worker does not answer ({type(error).__name__}: {error})")

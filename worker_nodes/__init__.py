@@ -7,6 +7,7 @@ FOLDER_VARIABLE = "VELOCITY_WORKER_FOLDER"  # the endpoint's data folder; set on
 
 def worker_nodes() -> list[type[io.ComfyNode]]:
     """Add the routes, start to watch the endpoint, and return the node classes. Called once, in a worker."""
+    from .batched_sampler import VelocityBatchedSampler
     from .receive import VelocityReceive
     from .routes import add_routes
     from .send_back import VelocityReturn
@@ -15,4 +16,4 @@ def worker_nodes() -> list[type[io.ComfyNode]]:
 
     add_routes()
     exit_with_endpoint()
-    return [VelocityReceive, VelocityReturn, VelocityWarm]
+    return [VelocityReceive, VelocityReturn, VelocityWarm, VelocityBatchedSampler]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -29,13 +30,16 @@ class VelocityReturn(io.ComfyNode):
                 io.AnyType.Input("value", tooltip="What the client gets: all items of the output."),
                 io.String.Input("job", tooltip="The name of the result file."),
                 io.String.Input("sent", tooltip="The names of the blobs that the client has, as JSON."),
+                io.Int.Input("index", default=-1, optional=True, tooltip="Return only this item; -1 for all."),
             ],
             outputs=[],
         )
 
     @classmethod
-    def execute(cls, value: list[Any], job: list[str], sent: list[str]) -> io.NodeOutput:
+    def execute(cls, value: list[Any], job: list[str], sent: list[str], index: Sequence[int] = (-1,)) -> io.NodeOutput:
         """Write the file under another name first. Raises `ValueError` for numbers that are not finite."""
+        if index[0] >= 0:
+            value = [value[index[0]]]
         check_finite(value, "the result")
         blobs: dict[str, bytes] = {}
 

@@ -14,6 +14,7 @@ from velocity_nodes.endpoint.blobs import BlobStore
 from velocity_nodes.endpoint.events import EventLog
 from velocity_nodes.endpoint.job import QUEUED, Job
 from velocity_nodes.endpoint.journal import Journal
+from velocity_nodes.endpoint.metrics import Metrics
 from velocity_nodes.endpoint.scheduler import Scheduler
 from velocity_nodes.endpoint.settings import Settings
 from velocity_nodes.wire.blob import blob_name
@@ -45,7 +46,7 @@ class Stack:
         self.journal = Journal(self.settings.data / "journal.sqlite")
         self.blobs = BlobStore(self.settings.data / "blobs", 1 << 30)
         self.events = EventLog()
-        self.scheduler = Scheduler(self.settings, self.journal, self.blobs, self.events)
+        self.scheduler = Scheduler(self.settings, self.journal, self.blobs, self.events, Metrics())
         await self.scheduler.start()
 
     def stop(self) -> None:
@@ -57,10 +58,14 @@ class Stack:
         """Run a coroutine on the loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 
+    def call_now(self, function: Any) -> Any:
+        """Call a function on the loop and return its result."""
+        return self.call(_value(function))
+
     def until(self, condition: Any, timeout: float = 120) -> None:
         """Wait until `condition()`, evaluated on the loop, is true."""
         end = time.monotonic() + timeout
-        while not self.call(_value(condition)):
+        while not self.call_now(condition):
             assert time.monotonic() < end, f"it did not happen: {self.slot.state} {self.slot.worker.tail()}"
             time.sleep(0.01)
 
@@ -97,12 +102,12 @@ class Stack:
         manifest = {"protocol": 1, "key": key, "graph": graph, "output": [output, 0], "cuts": packed}
         manifest |= {"exact": True, "preview": True, "deadline_seconds": 0, **options}
         job = Job(str(uuid.uuid4()), "tests", key, manifest, QUEUED, blobs=list(dict.fromkeys(names)))
-        self.call(_value(lambda: self.journal.create(job)))
+        self.call_now(lambda: self.journal.create(job))
         return job
 
     def submit(self, job: Job) -> Job:
         """Hand a job to the scheduler."""
-        self.call(_value(lambda: self.scheduler.submit(job)))
+        self.call_now(lambda: self.scheduler.submit(job))
         return job
 
     def cancel(self, job: Job) -> None:
