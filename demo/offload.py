@@ -16,13 +16,14 @@ from dev.endpoint import KEY, Endpoint
 from dev.server import ComfyServer
 
 OUT = Path(__file__).parent / "out"
-PROMPT = "a large green ring at the right on a yellow background"
+PROMPT = "a large red circle at the left on a blue background"
 STEPS_TO_KILL = 400  # long enough to be killed in the middle
 DECISION = re.compile(r"Offload: (?:exact|close|unverified|running locally).*")
 
 
 def paint(client: ComfyServer, graph: dict) -> tuple[torch.Tensor, float]:
-    """Return the picture and ComfyUI's seconds."""
+    """Return the picture and ComfyUI's seconds, with nothing kept from the graph before."""
+    client.free()
     result = client.run(graph, timeout=300)
     return load(result.images[0]), result.seconds
 
@@ -45,10 +46,10 @@ def main() -> None:
         endpoint.connect(client, patience_seconds=5)
         pictures, lines = [], []
         for name, graph in (
-            ("on the endpoint", offloaded(painting(PROMPT, 5))),
-            ("here", painting(PROMPT, 5)),
-            ("on the endpoint again", offloaded(painting(PROMPT, 6))),
-            ("here again", painting(PROMPT, 6)),
+            ("on the endpoint", offloaded(painting(PROMPT, 2))),
+            ("here", painting(PROMPT, 2)),
+            ("on the endpoint again", offloaded(painting(PROMPT, 9))),
+            ("here again", painting(PROMPT, 9)),
         ):
             picture, seconds = paint(client, graph)
             pictures.append(picture)
@@ -56,8 +57,8 @@ def main() -> None:
         killer = threading.Thread(target=kill_midway, args=(endpoint,))
         killer.start()
         for name, graph in (
-            ("endpoint killed midway", offloaded(painting(PROMPT, 7, steps=STEPS_TO_KILL))),
-            ("the same, all here", painting(PROMPT, 7, steps=STEPS_TO_KILL)),
+            ("endpoint killed midway", offloaded(painting(PROMPT, 1, steps=STEPS_TO_KILL))),
+            ("the same, all here", painting(PROMPT, 1, steps=STEPS_TO_KILL)),
         ):
             picture, seconds = paint(client, graph)
             pictures.append(picture)

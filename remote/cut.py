@@ -67,10 +67,11 @@ class _Cutter:
         self.get_node, self.types, self.remote_text, self.available = get_node, types, remote_text, available
         self.cut = Cut()
         self.ids: dict[str, str] = {}
+        self.live: dict[str, bool] = {}  # by node id
 
     def samples(self, node_id: str) -> bool:
         """Whether one of the node's links carries what only a sampler takes."""
-        return any(self._kind(link, wanted) in SAMPLED_WITH for _, link, wanted in self._links(node_id))
+        return any(kind in SAMPLED_WITH for _, kind in self._upstream([node_id, 0]))
 
     def ship(self, link: Link) -> list:
         """Put the link's node below the cut, and return the link to its output there."""
@@ -82,22 +83,23 @@ class _Cutter:
             self.cut.names[name] = node_id
             self.cut.graph[name] = shipped = {"class_type": node["class_type"], "inputs": {}}
             for input_name, value in node["inputs"].items():
-                shipped["inputs"][input_name] = self._input(node, name, input_name, value)
+                shipped["inputs"][input_name] = self._input(node["class_type"], input_name, value)
         return [self.ids[node_id], link[1]]
 
-    def _input(self, node: dict, name: str, input_name: str, value: Any) -> Any:
-        wanted, options = self.types.input(node["class_type"], input_name)
-        place = f"{node['class_type']}.{input_name}"
+    def _input(self, class_type: str, name: str, value: Any) -> Any:
+        wanted, options = self.types.input(class_type, name)
+        place = f"{class_type}.{name}"
         if not _is_link(value):
-            if wanted == "STRING" and value and (options.get("multiline") or options.get("dynamicPrompts")):
+            if _is_prompt(value, wanted, options):
                 self.cut.prompt_text.append(place)
             return value
         kind = self._kind(value, wanted)
         if not self._is_cut(value, kind):
             return self.ship(value)
-        if kind == "STRING":
+        parts = set(kind.split(","))
+        if "STRING" in parts:
             self.cut.prompt_text.append(place)
-        if kind in PIXELS:
+        if parts & PIXELS:
             self.cut.pixels.append(place)
         if value not in self.cut.links:
             self.cut.links.append(value)
@@ -108,28 +110,27 @@ class _Cutter:
         if kind == "CONDITIONING":
             return not (self.remote_text or self._carries_live_objects(link))
         if kind == "LATENT":  # some nodes make conditioning and the latent for it in one
-            return not (self.remote_text and any(k == "CONDITIONING" for k in self._input_kinds(link[0])))
+            return not (self.remote_text and any(k == "CONDITIONING" for _, k in self._upstream(link)))
         if kind == "SIGMAS":  # plain, but to make them takes the model
             return self._class(link) not in self.available
         return all(part in PLAIN for part in kind.split(","))
 
     def _carries_live_objects(self, link: Link) -> bool:
-        for _, upstream, wanted in self._links(link[0]):
-            kind = self._kind(upstream, wanted)
-            if kind in LIVE or (kind == "CONDITIONING" and self._carries_live_objects(upstream)):
-                return True
-            if kind == "CLIP" and self._has_hooks(upstream):
-                raise CannotOffloadError(
-                    f"{self._class(link)} (node {link[0]}) encodes with hooks; its conditioning carries them, and they "
-                    "can't be sent: set text_encoding to remote, or route to local"
-                )
-        return False
+        if link[0] not in self.live:  # asked once for each node: conditioning branches and joins
+            self.live[link[0]] = any(self._is_live(link, upstream, kind) for upstream, kind in self._upstream(link))
+        return self.live[link[0]]
+
+    def _is_live(self, link: Link, upstream: Link, kind: str) -> bool:
+        if kind == "CLIP" and self._has_hooks(upstream):
+            raise CannotOffloadError(
+                f"{self._class(link)} (node {link[0]}) encodes with hooks; its conditioning carries them, and they "
+                "can't be sent: set text_encoding to remote, or route to local"
+            )
+        return kind in LIVE or (kind == "CONDITIONING" and self._carries_live_objects(upstream))
 
     def _has_hooks(self, clip: Link) -> bool:
         return any(
-            kind == "HOOKS" or (kind == "CLIP" and self._has_hooks(link))
-            for _, link, wanted in self._links(clip[0])
-            for kind in [self._kind(link, wanted)]
+            kind == "HOOKS" or (kind == "CLIP" and self._has_hooks(link)) for link, kind in self._upstream(clip)
         )
 
     def _check_available(self, class_type: str, node_id: str) -> None:
@@ -139,16 +140,14 @@ class _Cutter:
                 f"endpoint with --allow {class_type}, bypass the node, or set route to local"
             )
 
-    def _links(self, node_id: str) -> list[tuple[str, Link, str]]:
-        node = self.get_node(node_id)
+    def _upstream(self, link: Link) -> list[tuple[Link, str]]:
+        """Return the links into the link's node, with their types."""
+        node = self.get_node(link[0])
         return [
-            (name, value, self.types.input(node["class_type"], name)[0])
+            (value, self._kind(value, self.types.input(node["class_type"], name)[0]))
             for name, value in node["inputs"].items()
             if _is_link(value)
         ]
-
-    def _input_kinds(self, node_id: str) -> list[str]:
-        return [self._kind(link, wanted) for _, link, wanted in self._links(node_id)]
 
     def _kind(self, link: Link, wanted: str) -> str:
         kind = self.types.output(self._class(link), link[1])
@@ -160,3 +159,10 @@ class _Cutter:
 
 def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+def _is_prompt(value: Any, wanted: str, options: dict[str, Any]) -> bool:
+    """Whether a widget's value may be prompt text; what the class does not describe may be."""
+    if not isinstance(value, str) or not value:
+        return False
+    return wanted == ANY or (wanted == "STRING" and bool(options.get("multiline") or options.get("dynamicPrompts")))

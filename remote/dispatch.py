@@ -78,8 +78,9 @@ class Dispatcher:
             return self._here(str(error))
         except (EndpointError, BlobError) as error:
             if getattr(error, "code", "") in ("unsupported_node", "missing_model"):
-                self.history.record_capabilities(self.endpoint.name, None)
-                self.history.save()
+                history = History(self.folder)
+                history.record_capabilities(self.endpoint.name, None)
+                history.save()
             if self.options.on_failure == RAISE:
                 raise
             return self._here(str(error))
@@ -186,17 +187,18 @@ class Dispatcher:
 
     def _record(self, work: Work, transfer: Transfer, seconds: float) -> None:
         name, result = self.endpoint.name, transfer.result
+        history = History(self.folder)  # others have written to it since
         denoise = max(result["seconds"] - (result.get("load_seconds") or 0.0), 1e-3)
-        self.history.record_seconds(name, work, denoise)
+        history.record_seconds(name, work, denoise)
         if result.get("load_seconds"):
-            self.history.record_load(name, work.model, result["load_seconds"])
+            history.record_load(name, work.model, result["load_seconds"])
         sent, received = transfer.upload_bytes, transfer.download_bytes
         up = sent / transfer.upload_seconds if sent > 1e5 else None
         down = received / transfer.download_seconds if received > 1e5 else None
         wire = (transfer.upload_seconds if up else 0.0) + (transfer.download_seconds if down else 0.0)
         # A wait in the queue is in here too; the median of several jobs forgets it.
-        self.history.record_wire(name, up, down, max(seconds - result["seconds"] - wire, 1e-3))
-        self.history.save()
+        history.record_wire(name, up, down, max(seconds - result["seconds"] - wire, 1e-3))
+        history.save()
 
     def _report(self, packed: list[list], transfer: Transfer, seconds: float) -> None:
         result, history = transfer.result, History(self.folder)
