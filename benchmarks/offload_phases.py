@@ -1,0 +1,161 @@
+"""The phases of the offload benchmark. Both sides take turns, so a machine that slows down slows both."""
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .offload_jobs import PROMPTS, TinyJob, TinyJobs
+from .offload_relay import Relay
+from .offload_sides import BenchEndpoint, Times, Worker, offloaded
+
+MS = 1e3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure: pairs of single jobs, watched jobs, rounds of `jobs` queued jobs of `clients`."""
+
+    pairs: int = 40
+    watched: int = 10
+    rounds: int = 3
+    jobs: int = 64
+    clients: int = 8
+    batch: int = 8
+    steps: int = 28
+
+
+QUICK = Effort(pairs=4, watched=2, rounds=1, jobs=8, clients=2, batch=4, steps=6)
+
+
+async def measure(endpoint: BenchEndpoint, effort: Effort) -> dict[str, Any]:
+    """Return all phases that need the endpoint."""
+    jobs = TinyJobs(effort.steps)
+    async with Worker(endpoint.worker_url) as worker:
+        await offloaded(endpoint.url, jobs.new())  # loads the model
+        await worker.run(jobs.new())
+        data = {}
+        for name, phase in (("single", _single), ("rerun", _rerun), ("previews", _previews)):
+            data[name] = await _timed(name, phase(endpoint, worker, jobs, effort))
+        data["queue"] = await _timed("queue", _queue(endpoint, worker, jobs, effort))
+        data["batching"] = await _timed("batching", _batching(endpoint, jobs, effort))
+    return data
+
+
+async def _timed(name: str, phase: Any) -> Any:
+    begin = time.monotonic()
+    result = await phase
+    print(f"  {name}: {time.monotonic() - begin:.0f} s", flush=True)
+    return result
+
+
+async def _single(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
+    """One job after the other on an idle worker, in milliseconds; `added` is from pair to pair."""
+    straight, ours = [], []
+    for number in range(effort.pairs):
+        turns = [(worker.run, straight), (lambda job: offloaded(endpoint.url, job), ours)]
+        for run, times in turns if number % 2 else turns[::-1]:
+            times.append(await run(jobs.new()))
+    added = [MS * (b.seconds - a.seconds) for a, b in zip(straight, ours, strict=True)]
+    return {
+        "added": _spread(added),
+        "first_event": _spread([MS * (run.first_event - run.begin) for run in ours]),
+        "straight": _parts(straight),
+        "offloaded": _parts(ours),
+        "pairs": [[MS * a.seconds, MS * b.seconds] for a, b in zip(straight, ours, strict=True)],
+    }
+
+
+def _parts(runs: Sequence[Times]) -> dict[str, float]:
+    """Return medians: until it runs, until the last step, until the result is there, and all."""
+    parts = {
+        "until it runs": [run.running - run.begin for run in runs],
+        "steps": [run.last_step - run.running for run in runs],
+        "behind the steps": [run.end - run.last_step for run in runs],
+        "all": [run.seconds for run in runs],
+    }
+    return {name: MS * statistics.median(values) for name, values in parts.items()}
+
+
+async def _rerun(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
+    """A prompt that is new to the endpoint, then the same one with another seed: bytes of bodies and of everything."""
+    runs = {}
+    for name in ("new prompt", "other seed"):
+        async with Relay(endpoint.port) as relay:
+            times = await offloaded(relay.url, jobs.new(PROMPTS[1]))
+            runs[name] = {"bodies": times.bytes_sent, "sent": relay.sent, "received": relay.received}
+    return runs
+
+
+async def _previews(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
+    """Milliseconds from the end of a step's model call, inside the worker, to the arrival of its preview here."""
+    first, later = [], []
+    for _ in range(effort.watched):
+        before = len(endpoint.clock()) if first else 0
+        times = await offloaded(endpoint.url, jobs.new(clock=True))
+        clock = endpoint.clock()[before:]
+        if len(clock) != effort.steps or not times.previews:
+            raise RuntimeError(f"{len(clock)} model calls and {len(times.previews)} previews for {effort.steps} steps")
+        delays = [MS * (when - clock[step - 1]) for when, step in times.previews]
+        first.append(delays[0])
+        later += delays[1:]
+    return {"first": _spread(first), "later": _spread(later) if later else None}
+
+
+async def _queue(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
+    """All jobs at once from several clients, against all prompts at once in the worker's own queue."""
+    seconds: dict[str, list[float]] = {"straight": [], "offloaded": []}
+    lost = doubled = equal = 0
+    for number in range(effort.rounds):
+        for side in ("straight", "offloaded") if number % 2 else ("offloaded", "straight"):
+            given = [jobs.new() for _ in range(effort.jobs)]
+            begin = time.monotonic()
+            if side == "straight":
+                await asyncio.gather(*(worker.run(job) for job in given))
+            else:
+                hashes = await _from_clients(endpoint.url, given, effort.clients)
+            seconds[side].append(time.monotonic() - begin)
+            if side == "offloaded":
+                ran = Counter(await worker.seeds_run())
+                lost += sum(ran[job.seed] == 0 for job in given)
+                doubled += sum(ran[job.seed] > 1 for job in given)
+                equal += len(given) - len(set(hashes))
+    ratio = sum(seconds["straight"]) / sum(seconds["offloaded"])
+    counts = {"jobs": effort.jobs, "clients": effort.clients, "lost": lost, "doubled": doubled, "equal": equal}
+    return {"seconds": seconds, "ratio": ratio, **counts}
+
+
+async def _from_clients(url: str, jobs: Sequence[TinyJob], clients: int) -> list[str]:
+    """Have each client submit its share at once; return the results' hashes."""
+
+    async def client(share: Sequence[TinyJob]) -> list[Times]:
+        return await asyncio.gather(*(offloaded(url, job) for job in share))
+
+    shares = await asyncio.gather(*(client(jobs[number::clients]) for number in range(clients)))
+    return [times.sha256 for share in shares for times in share]
+
+
+async def _batching(endpoint: BenchEndpoint, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
+    """Jobs queued together that may share a batch, against as many that may not."""
+    seconds: dict[str, list[float]] = {"exact": [], "batched": []}
+    sizes: list[int] = []
+    for number in range(effort.rounds):
+        for side in ("exact", "batched") if number % 2 else ("batched", "exact"):
+            given = [jobs.new(exact=side == "exact") for _ in range(effort.batch)]
+            begin = time.monotonic()
+            times = await asyncio.gather(*(offloaded(endpoint.url, job) for job in given))
+            seconds[side].append(time.monotonic() - begin)
+            if side == "batched":
+                sizes += [run.batched for run in times]
+    ratio = sum(seconds["exact"]) / sum(seconds["batched"])
+    return {"seconds": seconds, "jobs": effort.batch, "sizes": sizes, "ratio": ratio}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """Return median, 90th percentile and worst."""
+    ordered = sorted(values)
+    p90 = ordered[min(len(ordered) - 1, round(0.9 * (len(ordered) - 1)))]
+    return {"median": statistics.median(ordered), "p90": p90, "worst": ordered[-1]}
