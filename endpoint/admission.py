@@ -35,11 +35,11 @@ def admit(manifest: Any, limits: Limits, capabilities: dict[str, Any] | None) ->
     `capabilities` are the worker's, or None while they are not known; then node classes and models are checked later.
     Raises `Refusal`.
     """
+    for field, kind in (("graph", "nodes"), ("cuts", "cuts")):
+        value = manifest.get(field) if isinstance(manifest, dict) else None
+        if isinstance(value, (dict, list)) and len(value) > getattr(limits, kind):
+            raise too_large(f"the job has {len(value)} {kind}, and {getattr(limits, kind)} are allowed", kind)
     form = check_form(manifest)
-    for kind in ("nodes", "cuts"):
-        count = len(form.graph if kind == "nodes" else form.cuts)
-        if count > getattr(limits, kind):
-            raise too_large(f"the job has {count} {kind}, and {getattr(limits, kind)} are allowed", kind)
     tensors = tensors_of(form.cuts, limits)
     _check_link(form.output, form)
     for node in form.graph.values():

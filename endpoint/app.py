@@ -56,7 +56,7 @@ def create_app(
         await routes.stop()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.stop, app.state.expire = routes.stop, routes.intake.expire
+    app.state.scheduler, app.state.stop, app.state.expire = scheduler, routes.stop, routes.intake.expire
     app.add_api_route("/v1/health", routes.health, methods=["GET"])
     router = APIRouter(dependencies=[Depends(routes.authorize)])
     for method, path, handler in [

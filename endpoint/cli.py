@@ -25,7 +25,7 @@ log = logging.getLogger("velocity")
 GIGABYTE = 10**9
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, make_scheduler: Callable[..., Scheduler] = Scheduler) -> int:
     """Run `velocity` with these arguments (default: the process's); return its exit code."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     settings, more = parse(sys.argv[1:] if arguments is None else arguments)
@@ -52,20 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
             settings.port,
         )
     try:
-        return serve(settings, keys, more.certificate, more.certificate_key)
+        return serve(build(settings, keys, make_scheduler), settings, keys, more.certificate, more.certificate_key)
     finally:
         lock.close()
 
 
 def serve(
-    settings: Settings,
-    keys: Keys,
-    certificate: Path | None = None,
-    certificate_key: Path | None = None,
-    make_scheduler: Callable[..., Scheduler] = Scheduler,
+    app: FastAPI, settings: Settings, keys: Keys, certificate: Path | None = None, certificate_key: Path | None = None
 ) -> int:
     """Serve until SIGTERM or Ctrl+C, and return 0; 1 when the port is taken or the certificate no good."""
-    app = build(settings, keys, make_scheduler)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -78,7 +73,7 @@ def serve(
         ssl_certfile=certificate,
         ssl_keyfile=certificate_key,
     )
-    server = _Server(config, lambda: _announce(settings, keys, certificate is not None))
+    server = _Server(config, lambda: _announce(settings, keys, tls=certificate is not None))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped_by_uvicorn)
     try:
@@ -107,14 +102,17 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)
         self.on_start = on_start
+        self.about_worker: asyncio.Task | None = None
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.on_start()
+            self.about_worker = asyncio.create_task(_announce_worker(self.config.app.state.scheduler))
 
     async def shutdown(self, sockets: list | None = None) -> None:
         log.info("stopping")
+        self.about_worker.cancel()
         await self.config.app.state.stop()
         await super().shutdown(sockets)
 
@@ -143,3 +141,12 @@ def _announce(settings: Settings, keys: Keys, tls: bool) -> None:
         "    " + json.dumps({"default": {"url": url, "key": key}}),
     ]
     print("\n".join(lines), flush=True)
+
+
+async def _announce_worker(scheduler: Scheduler) -> None:
+    """Print what the first worker runs on, once one is ready."""
+    while (capabilities := scheduler.capabilities()) is None:
+        await asyncio.sleep(0.5)
+    named = [f"{name} {value}" for name, value in capabilities.get("fingerprint", {}).items() if value]
+    models = sum(len(names) for names in capabilities["models"].values())
+    print(f"ready: {', '.join(named)}; {len(capabilities['node_classes'])} node classes, {models} models", flush=True)

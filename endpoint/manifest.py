@@ -10,6 +10,7 @@ from .refusal import Refusal, bad_request, quoted
 
 PROTOCOL = 1
 MAX_INTEGER_DIGITS = 20  # seeds have 64 bits
+MAX_VALUES = 50_000  # a large graph has some thousands
 
 NodeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -40,7 +41,13 @@ class Manifest(BaseModel):
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the JSON value. Raises `Refusal` for what is no JSON, for NaN, Infinity and integers beyond 64 bits."""
+    """Return the JSON value.
+
+    Raises `Refusal` for what is no JSON, for NaN, Infinity and integers beyond 64 bits, and for so many values that
+    merely looking at them would keep other clients waiting.
+    """
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+        raise Refusal("too_large", f"the body holds more than {MAX_VALUES} values", "run the job locally")
     try:
         return json.loads(body.decode("utf-8"), parse_int=_integer, parse_float=_float, parse_constant=_constant)
     except RecursionError as error:

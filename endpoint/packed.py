@@ -149,5 +149,9 @@ def check_text(text: str, limits: Limits) -> None:
     """Raise `Refusal` for text that is too long or that no text is: NUL, half of a surrogate pair."""
     if len(text) > limits.string:
         raise too_large(f"a text has {len(text)} characters, and {limits.string} are allowed", "string")
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise bad_request("a text holds a character that no text has")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise bad_request("a text holds half of a surrogate pair") from error
+    if "\0" in text:
+        raise bad_request("a text holds a NUL")

@@ -204,7 +204,7 @@ def test_bodies_are_held_to_their_limit_packed_or_not(tmp_path):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[1]", b"nul", b'"\xff"', b"[" * 100_000, b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}', b"null"]
+    [b"", b"{", b"[1]", b"nul", b'"\xff"', b"[" * 40_000, b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}', b"null"]
     + [b'{"protocol": 1, "key": 1' + b"0" * 5000 + b"}", json.dumps(manifest(key="\ud800" * 20)).encode()]
     + [json.dumps(manifest(graph={"5": {"class_type": "\ud800", "inputs": {}}})).encode()],
 )
