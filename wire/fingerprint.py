@@ -53,7 +53,9 @@ def fidelity(
     if others:
         return "unverified", f"the endpoint's {', '.join(others)} is another file than yours of that name"
     if unknown:
-        return "unverified", f"{', '.join(unknown)} was not compared with a file here"
+        places = {name: "here" if not our_models.get(name) else "there" for name in unknown}
+        missing = ", ".join(f"{name} has no hash {place} (yet)" for name, place in places.items())
+        return "unverified", missing
     different = [f"{key} {theirs.get(key)} (here {ours.get(key)})" for key in ours if ours[key] != theirs.get(key)]
     return ("close", ", ".join(different)) if different else ("exact", "same weights, versions, device and attention")
 
