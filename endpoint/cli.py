@@ -1,5 +1,6 @@
 """`velocity serve`: puts the parts together and runs them until it is told to stop."""
 
+import asyncio
 import json
 import logging
 import signal
