@@ -6,7 +6,9 @@ first run pays for the download (about 3 GB: the torch trio from PyPI).
 
 import hashlib
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -52,8 +54,11 @@ def _python(session: nox.Session) -> str:
 def _run(session: nox.Session, *arguments: str, comfyui: str = REFERENCE, **options: float) -> None:
     """Run `python ARGUMENTS` of the shared environment in the repository's root."""
     # The root stays out of PYTHONPATH: our `nodes` folder would hide ComfyUI's nodes.py. `-m` finds it by itself.
-    environment = {"COMFYUI_PATH": str(comfyui_tree(comfyui, CACHE)), "PYTHONUTF8": "1"}
-    session.run(_python(session), *arguments, env=environment, **options)
+    session.run(_python(session), *arguments, env=_environment(comfyui), **options)
+
+
+def _environment(comfyui: str) -> dict[str, str]:
+    return {"COMFYUI_PATH": str(comfyui_tree(comfyui, CACHE)), "PYTHONUTF8": "1"}
 
 
 @nox.session
@@ -72,13 +77,27 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Lint, every test on the reference ComfyUI, then what touches ComfyUI on the oldest one we support."""
+    """Lint, every test on the reference ComfyUI, and beside it what touches ComfyUI on the oldest one we support."""
     lint(session)
-    _run(session, "-m", "pytest", *session.posargs)
-    if not session.posargs:
-        left_out = [f"--ignore=tests/numerics/{name}.py" for name in SAME_ON_EVERY_COMFYUI]
-        folders = ("tests/contract", "tests/numerics", "tests/host")
-        _run(session, "-m", "pytest", *folders, *left_out, comfyui=FLOOR)
+    if session.posargs:
+        _run(session, "-m", "pytest", *session.posargs)
+        return
+    left_out = [f"--ignore=tests/numerics/{name}.py" for name in SAME_ON_EVERY_COMFYUI]
+    folders = [f"tests/{name}" for name in ("contract", "numerics", "host", "offload", "faults")]
+    os.environ["OMP_NUM_THREADS"] = "1"  # tiny models, and two suites at once
+    with tempfile.TemporaryFile() as output:
+        command, environment = [_python(session), "-m", "pytest", *folders, *left_out], _environment(FLOOR)
+        floor = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            _run(session, "-m", "pytest")
+        finally:
+            code = floor.wait()
+            output.seek(0)
+            session.log(f"ComfyUI {FLOOR}:\n{output.read().decode('utf-8', 'replace')}")
+    if code:
+        session.error(f"tests failed on ComfyUI {FLOOR}")
 
 
 @nox.session
