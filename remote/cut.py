@@ -129,9 +129,7 @@ class _Cutter:
         return kind in LIVE or (kind == "CONDITIONING" and self._carries_live_objects(upstream))
 
     def _has_hooks(self, clip: Link) -> bool:
-        return any(
-            kind == "HOOKS" or (kind == "CLIP" and self._has_hooks(link)) for link, kind in self._upstream(clip)
-        )
+        return any(kind == "HOOKS" or (kind == "CLIP" and self._has_hooks(link)) for link, kind in self._upstream(clip))
 
     def _check_available(self, class_type: str, node_id: str) -> None:
         if class_type not in self.available:
@@ -162,7 +160,7 @@ def _is_link(value: Any) -> bool:
 
 
 def _is_prompt(value: Any, wanted: str, options: dict[str, Any]) -> bool:
-    """Whether a widget's value may be prompt text; what the class does not describe may be."""
-    if not isinstance(value, str) or not value:
+    """Whether a widget's value may be prompt text: words, or what ComfyUI shows as a text area."""
+    if wanted not in ("STRING", ANY) or not isinstance(value, str) or not value:
         return False
-    return wanted == ANY or (wanted == "STRING" and bool(options.get("multiline") or options.get("dynamicPrompts")))
+    return any(map(str.isalpha, value)) or bool(options.get("multiline") or options.get("dynamicPrompts"))
