@@ -1,10 +1,16 @@
-"""Every sampler of KSampler, here and on an endpoint of the same machine: the same bits. And what docs/parity.md says."""
+"""Every sampler of KSampler, here and on an endpoint of the same machine: the same bits. And docs/parity.md is true."""
+
+import re
 
 import comfy.samplers
+import comfyui_version
 import pytest
 from branches import GREEN, Branches, check_parity
+from step_noise import step_noise
 
+from dev.comfyui_source import REFERENCE
 from dev.endpoint import Endpoint
+from dev.pack_copy import ROOT
 from dev.server import ComfyServer
 
 SAMPLERS = (
@@ -21,6 +27,9 @@ SAMPLERS = (
     "ddim",
     "uni_pc",
 )
+OTHERS = [name for name in comfy.samplers.KSampler.SAMPLERS if name not in SAMPLERS]
+ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| exact \| (.+) \|$", re.MULTILINE)
+ELSEWHERE = {"none": "close", "CPU": "close", "device": "another picture"}
 SCHEDULERS = ("simple", "normal", "karras", "beta")
 
 
@@ -38,12 +47,21 @@ def test_samplers_and_schedulers(client: ComfyServer, endpoint: Endpoint, cfg: f
     check_parity(client, endpoint, build)
 
 
-def test_every_sampler(client: ComfyServer, endpoint: Endpoint) -> None:
+def test_every_other_sampler(client: ComfyServer, endpoint: Endpoint) -> None:
     def build(branches: Branches) -> None:
         model, positive, negative = branches.model(), branches.text(), branches.text(GREEN)
         latent = branches.empty()
-        for sampler in comfy.samplers.KSampler.SAMPLERS:
+        for sampler in OTHERS:
             sampled = branches.ksampler(model, positive, negative, latent, cfg=3.0, steps=4, sampler_name=sampler)
             branches.save(sampler, branches.offload(sampled))
 
     check_parity(client, endpoint, build)
+
+
+@pytest.mark.skipif(comfyui_version.__version__ != REFERENCE, reason="the table is about the reference version")
+def test_the_table_names_every_sampler_and_where_its_noise_comes_from() -> None:
+    rows = ROW.findall((ROOT / "docs" / "parity.md").read_text(encoding="utf-8"))
+    assert [name for name, _, _ in rows] == comfy.samplers.KSampler.SAMPLERS
+    for name, noise, elsewhere in rows:
+        assert noise.lower() == step_noise(name), name
+        assert elsewhere == ELSEWHERE[noise], name
