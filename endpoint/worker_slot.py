@@ -16,6 +16,7 @@ log = logging.getLogger("velocity")
 
 STARTING, READY, BUSY, FAILED = "starting", "ready", "busy", "failed"
 MAX_FAILED_STARTS = 5
+BACKOFF_SECONDS = 0.5  # doubles with every failed start
 CANCEL_AGAIN_SECONDS = 0.25
 MAX_WARM = 8
 
@@ -84,7 +85,7 @@ class WorkerSlot:
                     log.warning("worker %d: %s", self.worker.number, error)
                 await self._lose()
                 if failures:
-                    await asyncio.sleep(0.5 * 2**failures)
+                    await asyncio.sleep(BACKOFF_SECONDS * 2**failures)
             self._state = FAILED
             self.owner.on_given_up(self)
         finally:

@@ -1,0 +1,110 @@
+"""Workers that are killed, hang, die with the endpoint or never start: the job runs again once, then it fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from worker_stack import Stack, tiny_job
+
+LONG = 400
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    stack = Stack(tmp_path_factory.mktemp("endpoint"), stall_seconds=4.0)
+    yield stack.until_ready()
+    stack.stop()
+
+
+def test_a_killed_worker_is_started_again_and_its_job_too(stack):
+    stack.until_ready()
+    job = stack.submit(stack.job(*tiny_job(seed=1, steps=150)))
+    waiting = stack.submit(stack.job(*tiny_job(seed=2)))
+    stack.follow(job, until=("step",))
+    stack.slot.worker.process.kill()
+    events = stack.follow(job)
+    assert events[-1][0] == "done"
+    assert [data["attempt"] for kind, data in events if kind == "running"] == [1, 2]
+    assert any("ended with code -9" in data["message"] for kind, data in events if kind == "warning")
+    stack.wait(waiting)
+    attempts = [data["attempt"] for kind, data in stack.follow(waiting) if kind == "running"]
+    assert attempts == [1], "what only waited at the dead worker has lost no attempt"
+
+
+def test_a_job_that_kills_its_worker_twice_fails_with_the_last_lines(stack):
+    stack.until_ready()
+    job = stack.submit(stack.job(*tiny_job(seed=3, steps=LONG)))
+    stack.follow(job, until=("step",))
+    stack.slot.worker.process.kill()
+    stack.until(lambda: job.attempts == 2 and stack.slot.runs and stack.slot.runs[0].value > 0)
+    stack.slot.worker.process.kill()
+    kind, error = stack.follow(job)[-1]
+    assert (kind, error["code"]) == ("failed", "worker_failed")
+    assert "got prompt" in error["message"] and error["next"]
+    assert stack.call_now(lambda: stack.journal.get(job.id)).attempts == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="stops a process with a signal")
+def test_a_worker_that_hangs_is_killed_and_the_job_runs_again(stack):
+    stack.until_ready()
+    job = stack.submit(stack.job(*tiny_job(seed=4, steps=150)))
+    stack.follow(job, until=("step",))
+    stack.slot.worker.process.send_signal(signal.SIGSTOP)
+    events = stack.follow(job)
+    assert events[-1][0] == "done"
+    assert any("did nothing for 4 s" in data["message"] for kind, data in events if kind == "warning")
+
+
+def test_a_deadline_ends_the_job_and_frees_the_worker(stack):
+    stack.until_ready()
+    job = stack.submit(stack.job(*tiny_job(seed=5, steps=1000), deadline_seconds=1))
+    kind, error = stack.follow(job)[-1]
+    assert (kind, error["code"]) == ("failed", "deadline") and "1 s" in error["message"]
+    stack.until(lambda: stack.slot.state == "ready", timeout=3)
+
+
+def test_the_worker_ends_when_its_endpoint_is_killed():
+    """The other end of the worker's standard input closes with the endpoint, however that ends."""
+    watchdog = str(Path(__file__).parents[2] / "worker_nodes" / "watchdog.py")
+    code = "import runpy, sys, time; runpy.run_path(sys.argv[1])['exit_with_endpoint'](); time.sleep(60)"
+    endpoint_code = (
+        "import subprocess, sys, time; "
+        "p = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], stdin=subprocess.PIPE); "
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    endpoint = subprocess.Popen([sys.executable, "-c", endpoint_code, code, watchdog], stdout=subprocess.PIPE)
+    worker = int(endpoint.stdout.readline())
+    time.sleep(1.0)
+    assert _alive(worker)
+    endpoint.kill()
+    endpoint.wait()
+    end = time.monotonic() + 5
+    while _alive(worker):
+        assert time.monotonic() < end, "the worker is an orphan"
+        time.sleep(0.05)
+
+
+def test_what_never_starts_is_given_up_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr("velocity_nodes.endpoint.worker_slot.BACKOFF_SECONDS", 0.01)
+    stack = Stack(tmp_path, more_arguments=("--no-such-option",))
+    try:
+        job = stack.submit(stack.job(*tiny_job()))
+        kind, error = stack.follow(job)[-1]
+        assert (kind, error["code"]) == ("failed", "worker_failed")
+        assert "no worker starts" in error["message"] and "--no-such-option" in error["message"]
+        assert stack.call_now(stack.scheduler.health)["workers"] == [{"state": "failed"}]
+        late = stack.submit(stack.job(*tiny_job()))
+        assert stack.follow(late)[-1][1]["code"] == "worker_failed"
+    finally:
+        stack.stop()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "Z" not in open(f"/proc/{pid}/stat").read().split(")")[1][:3]
+    except OSError:
+        return False
