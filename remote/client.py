@@ -1,46 +1,41 @@
 """The offload protocol (docs/protocol.md) as calls, one HTTP request each."""
 
 import asyncio
-import json
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 
+from . import answers
+from .errors import EndpointError
 from .settings import Endpoint
 
+__all__ = ["EndpointClient", "EndpointError"]
+
 CHUNK = 1 << 16
-CONNECT_SECONDS, SILENCE_SECONDS = 5.0, 20.0  # an endpoint sends a heartbeat every 5 s
-
-
-class EndpointError(RuntimeError):
-    """The endpoint refused or failed something. `code` is one of the protocol's, or `unreachable`."""
-
-    def __init__(self, code: str, message: str, next_step: str = "", retry_after: float | None = None) -> None:
-        super().__init__(f"{message}. {next_step}".rstrip(". ") + "." if next_step else message)
-        self.code, self.retry_after = code, retry_after
-
-    @property
-    def passing(self) -> bool:
-        """Whether the same request may succeed a little later."""
-        return self.code in ("unreachable", "unavailable", "rate_limited")
+MAX_JSON, MAX_ERROR, MAX_LINE = 16 << 20, 1 << 16, 8 << 20  # bytes; a preview is a line
+CONNECT_SECONDS = 5.0
+SILENCE_SECONDS = 20.0  # an endpoint sends a heartbeat every 5 s
+SLOWEST = 20_000  # bytes per second that an upload is given time for
 
 
 class EndpointClient:
-    """A connection to one endpoint, an async context manager. Every method raises `EndpointError`."""
+    """A connection to one endpoint, an async context manager. Every method raises `EndpointError`.
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.bytes_sent = 0  # bodies only
+    `silence` is after how many seconds without a byte a connection counts as cut.
+    """
+
+    def __init__(self, endpoint: Endpoint, silence: float = SILENCE_SECONDS) -> None:
+        self.endpoint, self.silence = endpoint, silence
+        self.bytes_sent = 0  # bodies only, as far as they went out
         self.session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "EndpointClient":
-        tls = ssl.create_default_context(cafile=self.endpoint.certificate) if self.endpoint.certificate else True
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, limit=8),
+            connector=aiohttp.TCPConnector(ssl=_trusted(self.endpoint), limit=8),
             headers={"Authorization": f"Bearer {self.endpoint.key}"},
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS),
         )
         return self
 
@@ -49,133 +44,131 @@ class EndpointClient:
 
     async def health(self) -> dict[str, Any]:
         """Return the endpoint's queue and workers."""
-        return await self._json("GET", "/v1/health")
+        return answers.parse(await self._answer("GET", "/v1/health"), answers.HEALTH)
 
     async def capabilities(self) -> dict[str, Any]:
         """Return what the endpoint can run."""
-        return await self._json("GET", "/v1/capabilities")
+        return answers.parse(await self._answer("GET", "/v1/capabilities"), answers.CAPABILITIES)
 
     async def submit(self, manifest: bytes) -> dict[str, Any]:
         """Send a manifest; the same one again finds the same job."""
-        return await self._json("POST", "/v1/jobs", manifest, {"Content-Type": "application/json"})
-
-    async def job(self, job: str) -> dict[str, Any]:
-        """Return a job's state."""
-        return await self._json("GET", f"/v1/jobs/{job}")
+        return answers.parse_submitted(await self._answer("POST", "/v1/jobs", manifest, "application/json"))
 
     async def put_blob(self, name: str, data: bytes, on_sent: Callable[[int], None]) -> None:
         """Send a blob; `on_sent` gets the size of each piece that has gone out."""
-
-        async def pieces() -> AsyncIterator[bytes]:
-            for start in range(0, len(data), CHUNK):
-                piece = data[start : start + CHUNK]
-                yield piece
-                on_sent(len(piece))
-
-        headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"}
-        async with self._request("PUT", f"/v1/blobs/{name}", data=pieces(), headers=headers) as answer:
-            await _check(answer)
-        self.bytes_sent += len(data)
+        await self._answer("PUT", f"/v1/blobs/{name}", data, "application/octet-stream", on_sent)
 
     async def events(self, job: str, after: int) -> AsyncIterator[tuple[int, str, Any]]:
         """Yield the job's events behind the one numbered `after`: number, type, data. Ends when the connection does."""
         headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
         async with self._request("GET", f"/v1/jobs/{job}/events", headers=headers) as answer:
-            await _check(answer)
             fields: dict[str, str] = {}
             async for line in _lines(answer):
+                name, _, value = line.partition(":")
                 if line:
-                    name, _, value = line.partition(":")
                     fields[name] = value.removeprefix(" ")
-                elif "data" in fields:
-                    yield int(fields.get("id") or after), fields.get("event", "message"), _parse(fields["data"])
-                    fields = {}
-                else:
-                    fields = {}
+                    continue
+                if "data" in fields:
+                    number, kind = fields.get("id") or str(after), fields.get("event", "message")
+                    if not number.isdecimal():
+                        raise answers.bad_answer("an event whose id is no number")
+                    yield int(number), kind, answers.parse(fields["data"], answers.EVENTS.get(kind, {}))
+                fields = {}
 
-    async def result(self, job: str, data: bytearray, etag: str, on_received: Callable[[int], None]) -> None:
-        """Append to `data` what it lacks of the job's result, whose sha256 is `etag`."""
+    async def result(self, job: str, data: bytearray, size: int, etag: str, on_received: Callable[[], None]) -> None:
+        """Append to `data` what it lacks of the job's result of `size` bytes, whose sha256 is `etag`."""
         headers = {"Range": f"bytes={len(data)}-", "If-Range": f'"{etag}"'} if data else {}
         async with self._request("GET", f"/v1/jobs/{job}/result", headers=headers) as answer:
-            await _check(answer)
             if answer.status == 200:
                 data.clear()
             async for piece in answer.content.iter_chunked(CHUNK):
                 data += piece
-                on_received(len(piece))
+                if len(data) > size:
+                    raise answers.bad_answer(f"a result of more than the {size} bytes that were announced")
+                on_received()
 
     async def delete(self, job: str) -> None:
         """Cancel the job, or release the result of a finished one."""
-        async with self._request("DELETE", f"/v1/jobs/{job}") as answer:
-            await _check(answer)
+        await self._answer("DELETE", f"/v1/jobs/{job}")
 
-    async def _json(self, method: str, path: str, body: bytes | None = None, headers: dict | None = None) -> Any:
-        async with self._request(method, path, data=body, headers=headers) as answer:
-            await _check(answer)
-            self.bytes_sent += len(body or b"")
-            return _parse(await answer.read())
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        content_type: str = "",
+        on_sent: Callable[[int], None] = lambda size: None,
+    ) -> bytes:
+        headers = {"Content-Type": content_type, "Content-Length": str(len(body))} if body else {}
+        data = self._pieces(body, on_sent) if body else None
+        # The system may take the whole body at once and send it slowly: until then an answer can't come.
+        silence = self.silence + len(body) / SLOWEST
+        async with self._request(method, path, silence, data=data, headers=headers) as answer:
+            return await _read(answer, MAX_JSON)
 
-    def _request(self, method: str, path: str, **options: Any) -> "_Request":
-        return _Request(self.session.request(method, self.endpoint.url + path, **options), self.endpoint)
+    async def _pieces(self, body: bytes, on_sent: Callable[[int], None]) -> AsyncIterator[bytes]:
+        for start in range(0, len(body), CHUNK):
+            piece = body[start : start + CHUNK]
+            yield piece
+            self.bytes_sent += len(piece)
+            on_sent(len(piece))
 
-
-class _Request:
-    """A request whose failures on the way, at any point of it, are `EndpointError`."""
-
-    def __init__(self, request: Any, endpoint: Endpoint) -> None:
-        self.request, self.endpoint = request, endpoint
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, silence: float = 0.0, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to a request; what goes wrong on the way, at any point of it, is an `EndpointError`."""
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=silence or self.silence)
+        # A redirect would take the key and the tensors elsewhere.
+        options.update(timeout=timeout, allow_redirects=False)
         try:
-            return await self.request.__aenter__()
+            async with self.session.request(method, self.endpoint.url + path, **options) as answer:
+                if answer.status >= 300:
+                    retry_after = answer.headers.get("Retry-After", "")
+                    raise answers.parse_error(answer.status, await _read(answer, MAX_ERROR), retry_after)
+                yield answer
+        except aiohttp.ClientSSLError as error:
+            raise _not_trusted(self.endpoint, error) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise self._unreachable(error) from error
-
-    async def __aexit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        await self.request.__aexit__(kind, error, trace)
-        if isinstance(error, (aiohttp.ClientError, asyncio.TimeoutError, OSError)):
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: BaseException) -> EndpointError:
-        if isinstance(error, aiohttp.ClientSSLError):
-            return EndpointError(
-                "certificate",
-                f"the certificate of {self.endpoint.url} is not trusted ({error})",
-                "Set `certificate` in endpoints.json to the endpoint's certificate file",
-            )
-        cause = str(error) or type(error).__name__
-        return EndpointError(
-            "unreachable",
-            f"the endpoint {self.endpoint.url} does not answer ({cause})",
-            "Is `velocity serve` running there, and the tunnel to it open",
-        )
+            raise EndpointError(
+                "unreachable",
+                f"the endpoint {self.endpoint.url} does not answer ({str(error) or type(error).__name__})",
+                "Is `velocity serve` running there, and the tunnel to it open",
+            ) from error
 
 
-async def _check(answer: aiohttp.ClientResponse) -> None:
-    if answer.status < 400:
-        return
-    body = (await answer.content.read(1 << 16)).decode("utf-8", "replace")
+def _trusted(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    """Return what the endpoint's certificate is checked against; True is what the system trusts."""
     try:
-        error = json.loads(body)["error"]
-        code, message, step = error["code"], error["message"], error.get("next", "")
-    except (ValueError, KeyError, TypeError):
-        code = "unavailable" if answer.status >= 500 else "bad_answer"
-        message, step = f"HTTP {answer.status}: {body[:200]}", "Is this address a `velocity serve`"
-    retry = answer.headers.get("Retry-After", "")
-    raise EndpointError(code, message, step, float(retry) if retry.replace(".", "", 1).isdigit() else None)
+        return ssl.create_default_context(cafile=endpoint.certificate) if endpoint.certificate else True
+    except OSError as error:  # ssl.SSLError is one
+        raise _not_trusted(endpoint, error) from error
+
+
+def _not_trusted(endpoint: Endpoint, error: Exception) -> EndpointError:
+    return EndpointError(
+        "certificate",
+        f"the certificate of {endpoint.url} can't be checked or is not trusted ({error})",
+        "Set `certificate` in endpoints.json to the endpoint's certificate file",
+    )
+
+
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Return the whole body."""
+    body = b""
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > limit:
+            raise answers.bad_answer(f"longer than {limit} bytes")
+    return body
 
 
 async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[str]:
-    """Yield lines of any length; aiohttp's own reader refuses those of more than 64 KiB, as a preview may have."""
+    """Yield lines; aiohttp's own reader refuses those of more than 64 KiB, as a preview may have."""
     rest = b""
     async for piece in answer.content.iter_any():
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield line.decode("utf-8", "replace").removesuffix("\r")
-
-
-def _parse(body: bytes | str) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise EndpointError("bad_answer", f"the answer is no JSON ({error})", "Is this a `velocity serve`") from error
+        if len(rest) > MAX_LINE:
+            raise answers.bad_answer(f"a line of more than {MAX_LINE} bytes")

@@ -5,21 +5,22 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .client import EndpointError
+from .errors import EndpointError
 
-LONGEST_PAUSE = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 
 class Patience:
-    """Repeats what fails in a way that may pass, for `seconds` since the last sign of life; `tell` gets the errors."""
+    """Repeats what fails in a way that may pass, for `seconds` from the first failure; `tell` gets the errors."""
 
     def __init__(self, seconds: float, tell: Callable[[EndpointError], None]) -> None:
         self.seconds, self.tell = seconds, tell
         self.restart()
 
     def restart(self) -> None:
-        """Note a sign of life."""
-        self.end, self.pause = time.monotonic() + self.seconds, 0.1
+        """Note a sign of life: the next failure is a first one."""
+        self.end: float | None = None
+        self.pause = FIRST_PAUSE
 
     async def run(self, action: Callable[[], Awaitable[Any]]) -> Any:
         """Return what `action` returns. Raises its `EndpointError` once that can't pass, or patience has run out."""
@@ -28,9 +29,10 @@ class Patience:
             try:
                 return await action()
             except EndpointError as error:
-                left = self.end - time.monotonic()
-                if not error.passing or left <= 0:
+                now = time.monotonic()
+                self.end = self.end or now + self.seconds
+                if not error.passing or now >= self.end:
                     raise
                 self.tell(error)
-                await asyncio.sleep(min(error.retry_after or self.pause, left))
+                await asyncio.sleep(min(error.retry_after or self.pause, self.end - now))
                 self.pause = min(self.pause * 2, LONGEST_PAUSE)

@@ -9,13 +9,17 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from .client import EndpointClient, EndpointError
+from .answers import bad_answer
+from .client import EndpointClient
+from .errors import EndpointError
 from .patience import Patience
 
 UPLOADS_AT_ONCE, ATTEMPTS = 4, 3
+MAX_RESULT = 4 << 30  # bytes
 FINAL = ("done", "failed", "cancelled")
 
 
@@ -42,12 +46,14 @@ class JobRun:
         self.patience = Patience(patience, lambda error: tell("reconnecting", str(error)))
         self.transfer = Transfer()
         self.last_event = 0
+        self.submission: asyncio.Task | None = None
 
     async def run(self, manifest: dict[str, Any], blobs: dict[str, bytes]) -> bytes:
         """Return the job's result container. Raises `EndpointError`, the endpoint's own one if the job failed there."""
         body = json.dumps(manifest, separators=(",", ":")).encode()
         for attempt in range(ATTEMPTS):
             await self._submit(body, blobs)
+            self.last_event = 0
             try:
                 return await self._finish()
             except EndpointError as error:  # released or forgotten meanwhile: it starts anew
@@ -61,51 +67,56 @@ class JobRun:
             self.transfer.result = data
             return await self._download(data)
         if final == "failed":
-            raise EndpointError(data.get("code", "failed"), data.get("message", "failed"), data.get("next", ""))
+            raise EndpointError(data["code"], data["message"], data.get("next") or "")
         raise EndpointError("cancelled", "the job was cancelled at the endpoint")
 
     async def cancel(self, seconds: float = 2.0) -> None:
         """Cancel the job at the endpoint; says nothing if it can't be reached, as the job's deadline ends it then."""
+        try:
+            await asyncio.wait_for(self._cancel(), seconds)
+        except (EndpointError, asyncio.TimeoutError):
+            pass
+
+    async def _cancel(self) -> None:
+        if (
+            self.submission and not self.transfer.job
+        ):  # it may have been accepted already, under a name that is still on its way
+            self.transfer.job = (await self.submission)["job"]
         if self.transfer.job:
-            try:
-                await asyncio.wait_for(self.client.delete(self.transfer.job), seconds)
-            except (EndpointError, asyncio.TimeoutError):
-                pass
+            await self.client.delete(self.transfer.job)
 
     async def _submit(self, body: bytes, blobs: dict[str, bytes]) -> None:
-        """Submit until nothing is missing."""
-        start = time.monotonic()
-        sent_before = self.client.bytes_sent
-        while True:
-            answer = await self.patience.run(lambda: self.client.submit(body))
-            self.transfer.job = answer["job"]
-            missing = answer["missing"]
-            unknown = [name for name in missing if name not in blobs]
-            if unknown:
-                raise EndpointError("bad_answer", f"the endpoint asks for {len(unknown)} tensors that the job lacks")
-            if not missing:
-                break
-            await self._upload({name: blobs[name] for name in missing})
-            if answer["state"] == "uploading":
-                break
-        self.transfer.upload_bytes = self.client.bytes_sent - sent_before
-        self.transfer.upload_seconds = time.monotonic() - start
+        start, sent_before = time.monotonic(), self.client.bytes_sent
+        answer = await self.patience.run(lambda: self._send(body))
+        self.transfer.job, missing = answer["job"], answer["missing"]
+        if not all(isinstance(name, str) and name in blobs for name in missing):
+            raise bad_answer("a wish for tensors that the job lacks")
+        await self._upload({name: blobs[name] for name in missing})
+        self.transfer.upload_bytes += self.client.bytes_sent - sent_before
+        self.transfer.upload_seconds += time.monotonic() - start
+
+    async def _send(self, body: bytes) -> dict[str, Any]:
+        self.submission = asyncio.create_task(self.client.submit(body))
+        return await asyncio.shield(self.submission)
 
     async def _upload(self, blobs: dict[str, bytes]) -> None:
-        total, sent = sum(map(len, blobs.values())), 0
+        total, sent = sum(map(len, blobs.values())), dict.fromkeys(blobs, 0)
         slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
-        def on_sent(size: int) -> None:
-            nonlocal sent
-            sent += size
-            self.tell("uploading", (sent, total))
+        async def put(name: str) -> None:
+            def on_sent(size: int) -> None:
+                sent[name] += size
+                self.tell("uploading", (sum(sent.values()), total))
 
-        async def one(name: str, data: bytes) -> None:
+            sent[name] = 0
+            await self.client.put_blob(name, blobs[name], on_sent)
+
+        async def one(name: str) -> None:
             async with slots:
-                await self.patience.run(lambda: self.client.put_blob(name, data, on_sent))
+                await self.patience.run(lambda: put(name))
                 self.transfer.sent.add(name)
 
-        tasks = [asyncio.create_task(one(name, data)) for name, data in blobs.items()]
+        tasks = [asyncio.create_task(one(name)) for name in blobs]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -113,30 +124,36 @@ class JobRun:
                 task.cancel()
 
     async def _follow(self) -> tuple[str, Any]:
-        async for number, kind, data in self.client.events(self.transfer.job, self.last_event):
-            self.last_event = max(number, self.last_event)
-            self.patience.restart()
-            if kind in FINAL:
-                return kind, data
-            if kind == "warning":
-                self.transfer.warnings.append(str(data.get("message")))
-            self.tell(kind, data)
+        async with aclosing(self.client.events(self.transfer.job, self.last_event)) as events:
+            async for number, kind, data in events:
+                self.last_event = number  # a restarted endpoint counts anew
+                self.patience.restart()
+                if kind in FINAL:
+                    return kind, data
+                if kind == "warning":
+                    self.transfer.warnings.append(data["message"])
+                self.tell(kind, data)
         raise EndpointError("unreachable", "the connection to the endpoint ended", "The job goes on there")
 
     async def _download(self, result: dict[str, Any]) -> bytes:
-        data, start = bytearray(), time.monotonic()
+        data, start, size, most = bytearray(), time.monotonic(), result["bytes"], 0
+        if size > MAX_RESULT:
+            raise bad_answer(f"a result of {size} bytes")
 
-        def on_received(size: int) -> None:
-            self.patience.restart()
-            self.tell("downloading", (len(data), result["bytes"]))
+        def on_received() -> None:
+            nonlocal most
+            if len(data) > most:  # an endpoint that begins anew each time makes no progress
+                most = len(data)
+                self.patience.restart()
+            self.tell("downloading", (len(data), size))
 
         async def complete() -> None:
-            await self.client.result(self.transfer.job, data, result["sha256"], on_received)
-            if len(data) < result["bytes"]:
+            await self.client.result(self.transfer.job, data, size, result["sha256"], on_received)
+            if len(data) < size:
                 raise EndpointError("unreachable", "the download was cut off", "It goes on where it stopped")
 
         await self.patience.run(complete)
         if hashlib.sha256(data).hexdigest() != result["sha256"]:
             raise EndpointError("bad_answer", "the result's bytes do not have the hash that was announced", "Run again")
-        self.transfer.download_bytes, self.transfer.download_seconds = len(data), time.monotonic() - start
+        self.transfer.download_bytes, self.transfer.download_seconds = size, time.monotonic() - start
         return bytes(data)
