@@ -72,6 +72,8 @@ class Branches:
 def run(client: ComfyServer, branches: Branches, timeout: float = 120) -> dict[str, torch.Tensor]:
     """Run the graph and return the latents that it saved, by name."""
     outputs = client.run(branches.graph, timeout).outputs
+    missing = [name for name, node in branches.saved.items() if node not in outputs]
+    assert not missing, f"{missing} did not run:\n{client.log_text()[-2000:]}"
     latents = {}
     for name, node in branches.saved.items():
         files = [client.folder / "output" / file["subfolder"] / file["filename"] for file in outputs[node]["latents"]]
