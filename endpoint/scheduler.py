@@ -30,6 +30,10 @@ MAX_ATTEMPTS = 2
 AHEAD = 1  # prompts that wait in a lone worker's own queue, so that it never waits for us
 GRAPH_WRONG = "change the node's inputs, or run it locally"
 OUT_OF_MEMORY = "the endpoint is out of memory: make the latent or the batch smaller, or run it locally"
+NO_DISK = (
+    "the endpoint's results folder cannot be written, perhaps its disk is full: run it locally, and tell the operator"
+)
+NO_MEMORY = ("outofmemory", "out of memory", "memoryerror", "t allocate memory", "not enough memory", "bad_alloc")
 
 
 class Scheduler:
@@ -293,6 +297,7 @@ def _models(job: Job) -> list[str]:
 def _error(data: dict[str, Any]) -> tuple[str, str]:
     """Return the message for an exception in a node, and what to do next."""
     kind, text = str(data.get("exception_type", "")), str(data.get("exception_message", "")).strip()
-    no_memory = "OutOfMemory" in kind or "out of memory" in text.lower()
     message = f"{data.get('node_type')}: {kind.split('.')[-1]}: {text}"
-    return message, OUT_OF_MEMORY if no_memory else GRAPH_WRONG
+    if any(phrase in message.lower() for phrase in NO_MEMORY):  # torch's words differ from device to device
+        return message, OUT_OF_MEMORY
+    return message, NO_DISK if data.get("node_type") == "VelocityReturn" and kind == "OSError" else GRAPH_WRONG

@@ -18,6 +18,7 @@ STARTING, READY, BUSY, FAILED = "starting", "ready", "busy", "failed"
 MAX_FAILED_STARTS = 5
 BACKOFF_SECONDS = 0.5  # doubles with every failed start
 CANCEL_AGAIN_SECONDS = 0.25
+EXIT_SECONDS = 1.0
 MAX_WARM = 8
 
 
@@ -137,7 +138,9 @@ class WorkerSlot:
         self.owner.on_ready(self)
         waits = [asyncio.create_task(self.link.listen()), asyncio.create_task(self.worker.process.wait())]
         try:
-            await asyncio.wait([*waits, self._end_reason], return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait([*waits, self._end_reason], return_when=asyncio.FIRST_COMPLETED)
+            if waits[0] in ended:  # a process that dies closes its connection first: let its exit code be told
+                await asyncio.wait([waits[1]], timeout=EXIT_SECONDS)
         finally:
             for task in waits:
                 task.cancel()

@@ -52,7 +52,10 @@ class VelocityReturn(io.ComfyNode):
         path = result_path(job[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            write_container(file, packed, blobs, frozenset(json.loads(sent[0])))
-        os.replace(temporary, path)
+        try:
+            with temporary.open("wb") as file:
+                write_container(file, packed, blobs, frozenset(json.loads(sent[0])))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # of a full disk
         return io.NodeOutput()
