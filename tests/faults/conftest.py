@@ -9,17 +9,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fault_rig import ENDPOINT_ARGUMENTS, Rig, write_keys  # noqa: E402
+from fault_rig import ENDPOINT_ARGUMENTS, Rig, private_node, write_keys  # noqa: E402
 
 from dev.endpoint import Endpoint  # noqa: E402
 from dev.server import ComfyServer  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def running_rig() -> Iterator[Rig]:
+def running_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """The endpoint with its worker, and the ComfyUI that uses it as `default`."""
-    endpoint, client = Endpoint(arguments=ENDPOINT_ARGUMENTS), ComfyServer()
+    endpoint = Endpoint(arguments=ENDPOINT_ARGUMENTS)
     write_keys(endpoint)
+    client = ComfyServer(extra_args=private_node(tmp_path_factory.mktemp("packs")))
     with ThreadPoolExecutor() as pool:
         starting = [pool.submit(one.__enter__) for one in (endpoint, client)]
     try:

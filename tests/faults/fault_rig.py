@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,7 +19,7 @@ from demo.graph import SAMPLER_NODE, offloaded, painting
 from demo.pictures import load
 from demo.tiny_flux.words import COLOURS, PLACES, SHAPES, SIZES
 from dev.endpoint import KEY, Endpoint
-from dev.server import ComfyServer
+from dev.server import DEMO_PACK, PACK_FOLDER, ComfyServer
 
 ANNA, FORMER = "anna-s-key-for-tests", "a-key-that-has-expired"
 STALL_SECONDS = 6
@@ -34,6 +35,29 @@ def write_keys(endpoint: Endpoint) -> None:
     keys = {"anna": {"key": ANNA}, "former": {"key": FORMER, "expires": "2020-01-01"}}
     file.write_text(json.dumps(keys), encoding="utf-8")
     endpoint.arguments += ["--keys", str(file)]
+
+
+PRIVATE_NODE = """
+class PrivateModelNode:
+    CATEGORY, FUNCTION, RETURN_TYPES = "private", "run", ("MODEL",)
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
+
+    def run(self, model):
+        return (model,)
+
+
+NODE_CLASS_MAPPINGS = {"PrivateModelNode": PrivateModelNode}
+"""
+
+
+def private_node(folder: Path) -> list[str]:
+    """Write a pack with a node that no endpoint has; return the arguments with which ComfyUI loads it too."""
+    (folder / "private_pack").mkdir()
+    (folder / "private_pack" / "__init__.py").write_text(PRIVATE_NODE, encoding="utf-8")
+    config = folder / "extra_model_paths.yaml"
+    config.write_text(f"tests:\n  custom_nodes: {json.dumps(str(folder))}\n", encoding="utf-8")
+    packs = [PACK_FOLDER, DEMO_PACK.name, "private_pack"]
+    return ["--extra-model-paths-config", str(config), "--whitelist-custom-nodes", *packs]
 
 
 @dataclass(frozen=True)
