@@ -12,10 +12,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from dev.host import import_comfyui, import_pack
-
 from .offload_chart import draw
+from .offload_phases import QUICK, Effort, measure_endpoint
+from .offload_sides import BenchEndpoint
 from .offload_targets import judge, markdown
+from .offload_wire import measure_wire
 from .report import environment
 
 HERE = Path(__file__).parent
@@ -43,18 +44,12 @@ def main() -> None:
 
 
 def measure(quick: bool) -> dict:
-    """Return all phases. Worker and this process get one thread each, so that two cores hold all that runs."""
+    """Return all phases. The worker gets one thread, so that endpoint and clients have a core on a small machine."""
     begin = time.perf_counter()
     os.environ["OMP_NUM_THREADS"] = "1"
-    import_comfyui()
-    import_pack()
-    from .offload_phases import QUICK, Effort, measure
-    from .offload_sides import BenchEndpoint
-    from .offload_wire import measure_wire
-
     print("starting the endpoint:", flush=True)
     with BenchEndpoint() as endpoint:
-        data = asyncio.run(measure(endpoint, QUICK if quick else Effort()))
+        data = asyncio.run(measure_endpoint(endpoint, QUICK if quick else Effort()))
     data["wire"] = measure_wire()
     data["notes"] = environment(1, seconds=round(time.perf_counter() - begin))
     return data

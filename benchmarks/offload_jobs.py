@@ -1,12 +1,13 @@
 """Jobs for the tiny model, as Offload cuts them from the demo's graph, each with a seed of its own."""
 
 import itertools
-import json
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from velocity_nodes.wire.blob import blob_name
+from velocity_nodes.wire.values import pack
 
 from demo.tiny_flux.codecs import encode_prompt
 from dev.server import TINY_MODEL
@@ -23,11 +24,6 @@ class TinyJob:
 
     manifest: dict[str, Any]
     blobs: dict[str, bytes]
-
-    @property
-    def body(self) -> bytes:
-        """The manifest as it is sent."""
-        return json.dumps(self.manifest, separators=(",", ":")).encode()
 
     @property
     def seed(self) -> int:
@@ -78,8 +74,6 @@ class TinyJobs:
 
 def pack_cuts(prompt: str, blobs: dict[str, bytes]) -> list[list]:
     """Return the cuts, conditioning and empty latent, and put their tensors into `blobs`."""
-    from velocity_nodes.wire.blob import blob_name
-    from velocity_nodes.wire.values import pack
 
     def add(data: bytes) -> str:
         blobs[blob_name(data)] = data

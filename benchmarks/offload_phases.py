@@ -31,7 +31,7 @@ class Effort:
 QUICK = Effort(pairs=4, watched=2, rounds=1, jobs=8, clients=2, batch=4, steps=6)
 
 
-async def measure(endpoint: BenchEndpoint, effort: Effort) -> dict[str, Any]:
+async def measure_endpoint(endpoint: BenchEndpoint, effort: Effort) -> dict[str, Any]:
     """Return all phases that need the endpoint."""
     jobs = TinyJobs(effort.steps)
     async with Worker(endpoint.worker_url) as worker:

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from velocity_nodes.endpoint.compose import compose
+from velocity_nodes.remote.client import EndpointClient
+from velocity_nodes.remote.run_job import JobRun
+from velocity_nodes.remote.settings import Endpoint as Address
 
 from dev.endpoint import KEY, Endpoint
 from dev.server import DEMO_PACK, TINY_MODEL
@@ -83,10 +87,6 @@ class BenchEndpoint(Endpoint):
 
 async def offloaded(url: str, job: TinyJob) -> Times:
     """Run a job as Offload does, on a connection of its own; the clock stops when the result's bytes are there."""
-    from velocity_nodes.remote.client import EndpointClient
-    from velocity_nodes.remote.run_job import JobRun
-    from velocity_nodes.remote.settings import Endpoint as Address
-
     times = Times(time.monotonic())
     async with EndpointClient(Address("bench", url, KEY)) as client:
         run = JobRun(client, times.note)
@@ -118,8 +118,6 @@ class Worker:
 
     async def run(self, job: TinyJob) -> Times:
         """Run the prompt that the endpoint would make of the job; the clock stops when the worker says it is done."""
-        from velocity_nodes.endpoint.compose import compose
-
         prompt_id = str(uuid.uuid4())
         prompt = compose(job.manifest, f"{uuid.uuid4()}.straight", list(job.blobs), {TINY_MODEL})
         times, ended = Times(time.monotonic()), asyncio.get_running_loop().create_future()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from velocity_nodes.wire.blob import blob_name
+from velocity_nodes.wire.values import pack, unpack
 
 BF16, FP16, FP32, ZEROS, STEP = "bf16", "fp16", "fp32", "zeros", "step"
 
@@ -97,9 +99,6 @@ def measure_wire() -> list[dict[str, Any]]:
 
 def sent_bytes(value: Any) -> int:
     """Return how many bytes of JSON and blobs `value` is on its way. Raises `RuntimeError` if it comes back changed."""
-    from velocity_nodes.wire.blob import blob_name
-    from velocity_nodes.wire.values import pack, unpack
-
     blobs: dict[str, bytes] = {}
 
     def add(data: bytes) -> str:
