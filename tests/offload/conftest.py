@@ -1,5 +1,6 @@
 """One endpoint and one ComfyUI that uses it, in processes of their own, for all tests of this folder."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from dev.endpoint import Endpoint
-from dev.server import ComfyServer
+from dev.server import DEMO_PACK, PACK_FOLDER, ComfyServer
 
-sys.path.insert(0, str(Path(__file__).parent))  # the helper modules beside the tests
+HERE = Path(__file__).parent
+TEST_NODES = "offload_test_nodes"
+sys.path.insert(0, str(HERE))  # the helper modules beside the tests
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +23,12 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 @pytest.fixture(scope="session")
-def client(endpoint: Endpoint) -> Iterator[ComfyServer]:
-    """The user's ComfyUI; its endpoint `default` is `endpoint`."""
-    with ComfyServer() as running:
+def client(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """The user's ComfyUI; its endpoint `default` is `endpoint`. It also has the nodes of `pack/`."""
+    paths = tmp_path_factory.mktemp("client") / "paths.yaml"
+    paths.write_text(json.dumps({"tests": {"custom_nodes": str(HERE / "pack")}}), encoding="utf-8")
+    arguments = ["--extra-model-paths-config", str(paths)]
+    arguments += ["--whitelist-custom-nodes", PACK_FOLDER, DEMO_PACK.name, TEST_NODES]
+    with ComfyServer(extra_args=arguments) as running:
         endpoint.connect(running)
         yield running

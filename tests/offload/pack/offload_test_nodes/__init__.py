@@ -1,0 +1,98 @@
+"""Nodes that only the client of the offload tests has: what makes lists, and what expands to other nodes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+CATEGORY = "tests"
+SAMPLER = [
+    io.Model.Input("model"),
+    io.Conditioning.Input("conditioning"),
+    io.Latent.Input("latent"),
+    io.Int.Input("seed", max=1 << 32),
+]
+
+
+class OffloadTestSeeds(io.ComfyNode):
+    """Makes a list of seeds."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's schema."""
+        inputs = [io.Int.Input("first"), io.Int.Input("count")]
+        outputs = [io.Int.Output(is_output_list=True)]
+        return io.Schema(node_id="OffloadTestSeeds", category=CATEGORY, inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, first: int, count: int) -> io.NodeOutput:
+        """Return `count` seeds."""
+        return io.NodeOutput(list(range(first, first + count)))
+
+
+class OffloadTestSampler(io.ComfyNode):
+    """Expands to a KSampler, as the samplers of some packs do."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's schema."""
+        return io.Schema(
+            node_id="OffloadTestSampler",
+            category=CATEGORY,
+            enable_expand=True,
+            inputs=SAMPLER,
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: object, conditioning: list, latent: dict, seed: int) -> io.NodeOutput:
+        """Return the KSampler's output."""
+        from comfy_execution.graph_utils import GraphBuilder
+
+        builder = GraphBuilder()
+        return io.NodeOutput(_ksampler(builder, model, conditioning, latent, seed), expand=builder.finalize())
+
+
+class OffloadTestNested(io.ComfyNode):
+    """Expands to a KSampler with Offload behind it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's schema."""
+        return io.Schema(
+            node_id="OffloadTestNested",
+            category=CATEGORY,
+            enable_expand=True,
+            inputs=[
+                io.Model.Input("model", raw_link=True),
+                *SAMPLER[1:],
+                io.Combo.Input("route", options=["auto", "remote", "local"]),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: list, conditioning: list, latent: dict, seed: int, route: str) -> io.NodeOutput:
+        """Return Offload's output."""
+        from comfy_execution.graph_utils import GraphBuilder
+
+        builder = GraphBuilder()
+        sampler = _ksampler(builder, model, conditioning, latent, seed)
+        offload = builder.node("VelocityOffload", samples=sampler, endpoint="default", route=route, on_failure="raise")
+        return io.NodeOutput(offload.out(0), expand=builder.finalize())
+
+
+def _ksampler(builder: object, model: object, conditioning: list, latent: dict, seed: int) -> list:
+    links = {"model": model, "positive": conditioning, "negative": conditioning, "latent_image": latent}
+    widgets = {"steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    return builder.node("KSampler", seed=seed, **links, **widgets).out(0)
+
+
+class OffloadTestExtension(ComfyExtension):
+    """Lists the nodes for ComfyUI."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return every node class."""
+        return [OffloadTestSeeds, OffloadTestSampler, OffloadTestNested]
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """Return the extension that lists the nodes. Called once by ComfyUI at start."""
+    return OffloadTestExtension()
