@@ -90,8 +90,9 @@ class VelocityOffloadDispatch(io.ComfyNode):
         from comfy_execution.utils import get_executing_context
 
         from ..remote.cut import Cut
-        from ..remote.dispatch import Dispatcher, Options, RunHere
+        from ..remote.dispatch import Dispatcher, RunHere
         from ..remote.display import SamplerDisplay
+        from ..remote.options import Options
         from ..remote.plan import private_folder
         from ..remote.settings import find_endpoint
 

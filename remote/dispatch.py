@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,32 +12,20 @@ from typing import Any
 
 from ..wire.blob import BlobError, blob_name
 from ..wire.container import read_container
-from ..wire.fingerprint import fidelity, fingerprint
 from ..wire.values import UnshippableError, pack, unpack
-from . import egress
+from .accounts import account, measure
 from .client import EndpointClient, EndpointError
 from .cut import CannotOffloadError, Cut
 from .display import SamplerDisplay
 from .history import History, Work
 from .local_models import find_models, model_names, start_hashing
+from .options import RAISE, Options
 from .route import LOCAL, decide, queue_seconds
-from .run_job import JobRun, Transfer
+from .run_job import JobRun
 from .settings import Endpoint
 
 log = logging.getLogger("velocity")
 POLL_SECONDS, HASHING_SECONDS = 0.1, 0.1
-RUN_LOCALLY, RAISE = "run locally", "raise"
-
-
-@dataclass(frozen=True)
-class Options:
-    """The widgets. `route` is `auto`, `remote` or `local`; `deadline_seconds` 0 is none."""
-
-    endpoint: str = "default"
-    route: str = "auto"
-    on_failure: str = RUN_LOCALLY
-    text_encoding: str = "local"
-    deadline_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,15 +105,8 @@ class Dispatcher:
             for item in items
             if isinstance(item, dict) and "shape" in (item.get("samples") or {})
         ]
-        elements = 0
-        for shape in shapes:
-            size = 1
-            for length in shape:
-                size *= length
-            elements += size
-        return Work(
-            ", ".join(model_names(self.cut.graph)), max((s for s in steps if isinstance(s, int)), default=1), elements
-        )
+        most_steps = max((number for number in steps if isinstance(number, int)), default=1)
+        return Work(", ".join(model_names(self.cut.graph)), most_steps, sum(map(math.prod, shapes)))
 
     async def _route(self, client: EndpointClient, work: Work) -> RunHere | None:
         capabilities = self.history.capabilities(self.endpoint.name) or {}
@@ -161,9 +143,12 @@ class Dispatcher:
         value, blobs = read_container(data, self.blobs.items())
         items = await asyncio.to_thread(unpack, value, blobs.__getitem__)
         await job.cancel()  # releases the result
-        self._record(work, job.transfer, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        measure(self.folder, self.endpoint.name, work, job.transfer, seconds)
         await asyncio.to_thread(hashing.join, HASHING_SECONDS)
-        self._report(packed, job.transfer, time.monotonic() - start)
+        sizes = {name: len(data) for name, data in self.blobs.items()}
+        said = account(self.folder, self.endpoint.url, self.cut, packed, sizes, job.transfer, self.models)
+        self.display.text(f"done in {seconds:.1f} s on {self.endpoint.name}, {said}")
         return items
 
     async def _interruptible(self, job: JobRun, manifest: dict[str, Any]) -> bytes:
@@ -184,39 +169,3 @@ class Dispatcher:
             task.cancel()
             await job.cancel()
             raise
-
-    def _record(self, work: Work, transfer: Transfer, seconds: float) -> None:
-        name, result = self.endpoint.name, transfer.result
-        history = History(self.folder)  # others have written to it since
-        denoise = max(result["seconds"] - (result.get("load_seconds") or 0.0), 1e-3)
-        history.record_seconds(name, work, denoise)
-        if result.get("load_seconds"):
-            history.record_load(name, work.model, result["load_seconds"])
-        sent, received = transfer.upload_bytes, transfer.download_bytes
-        up = sent / transfer.upload_seconds if sent > 1e5 else None
-        down = received / transfer.download_seconds if received > 1e5 else None
-        wire = (transfer.upload_seconds if up else 0.0) + (transfer.download_seconds if down else 0.0)
-        # A wait in the queue is in here too; the median of several jobs forgets it.
-        history.record_wire(name, up, down, max(seconds - result["seconds"] - wire, 1e-3))
-        history.save()
-
-    def _report(self, packed: list[list], transfer: Transfer, seconds: float) -> None:
-        result, history = transfer.result, History(self.folder)
-        theirs = {name.partition("/")[2]: value for name, value in (result.get("models") or {}).items()}
-        ours = {name: history.file_hash(path) for name, path in self.models.items()}
-        level, why = fidelity(fingerprint(), result.get("fingerprint") or {}, ours, theirs)
-        sizes = {name: len(data) for name, data in self.blobs.items()}
-        manifest = egress.describe(
-            list(zip(self.cut.kinds, packed, strict=True)),
-            sizes,
-            transfer.sent,
-            self.cut.prompt_text,
-            self.cut.pixels,
-        )
-        manifest.update(endpoint=self.endpoint.url, job=transfer.job, bytes_sent=transfer.upload_bytes)
-        manifest.update(fidelity=level, because=why, graph=self.cut.graph)
-        file = egress.write(self.folder, manifest, transfer.job)
-        said = egress.statement(manifest)
-        log.info("Offload: %s (%s). Sent %d bytes: %s. %s", level, why, transfer.upload_bytes, said, file)
-        sent = f"sent {transfer.upload_bytes / 1e3:.1f} kB: {said}"
-        self.display.text(f"done in {seconds:.1f} s on {self.endpoint.name}, {level}; {sent}")

@@ -9,9 +9,9 @@ from typing import Any
 
 from .client import EndpointClient, EndpointError
 from .cut import CannotOffloadError, Link, cut_graph
-from .dispatch import RAISE, Options
 from .history import History
 from .node_types import NodeTypes
+from .options import RAISE, Options
 from .patience import Patience
 from .settings import Endpoint, SettingsError, find_endpoint
 

@@ -78,9 +78,8 @@ class JobRun:
             pass
 
     async def _cancel(self) -> None:
-        if (
-            self.submission and not self.transfer.job
-        ):  # it may have been accepted already, under a name that is still on its way
+        # It may have been accepted already, under a name that is still on its way.
+        if self.submission and not self.transfer.job:
             self.transfer.job = (await self.submission)["job"]
         if self.transfer.job:
             await self.client.delete(self.transfer.job)
