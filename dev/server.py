@@ -86,6 +86,13 @@ class ComfyServer(ComfyClient):
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def restart(self) -> None:
+        """Kill the process without warning and start it again in the same folder, on the same port."""
+        self.process.kill()
+        self.process.wait()
+        self._start()
+        self._wait_until_ready()
+
     def _start(self) -> None:
         command = [
             sys.executable,
