@@ -1,10 +1,12 @@
 """What left this machine for a job: one JSON file each in the private folder, and one honest sentence."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger("velocity")
 KEPT = 200
 CAVEAT = (
     "Latents and embeddings are not encryption: whoever holds them can decode the latent with the public VAE, and "
@@ -19,18 +21,23 @@ def describe(
     `sent` those that the endpoint did not have yet."""
     tensors = []
     for kind, packed in cuts:
-        for path, entry in _tensors(packed, ""):
+        mixed = kind in ("CONDITIONING", "LATENT")  # whose content the type does not tell
+        for path, entry in _found(packed, ""):
+            if isinstance(entry, str):
+                prompt_text = [*prompt_text, f"{kind} {path}"] if mixed else prompt_text
+                continue
             name = entry.get("@tensor")
-            size = sizes[name] if name else 0
+            if mixed and name and _shows_a_picture(kind, path, entry["shape"]):
+                pixels = [*pixels, f"{kind} {path}"]
             tensors.append(
                 {
                     "type": kind,
                     "path": path,
                     "dtype": entry["dtype"],
                     "shape": entry["shape"],
-                    "bytes": size,
+                    "bytes": sizes[name] if name else 0,
                     "sha256": name,
-                    "sent": name in sent,
+                    "sent": name is None or name in sent,
                 }
             )
     return {"tensors": tensors, "prompt_text": prompt_text, "pixels": pixels, "caveat": CAVEAT}
@@ -45,22 +52,33 @@ def statement(manifest: dict[str, Any]) -> str:
     return ", ".join(found)
 
 
-def write(folder: Path, manifest: dict[str, Any], job: str) -> Path:
-    """Write the manifest into `folder`/egress, and delete the oldest ones there."""
+def write(folder: Path, manifest: dict[str, Any], job: str) -> Path | None:
+    """Write the manifest into `folder`/egress, and delete the oldest ones there; None if that failed."""
     folder = folder / "egress"
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{job}.json"
-    file.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for old in sorted(folder.glob("*.json"))[:-KEPT]:
-        old.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for old in sorted(folder.glob("*.json"))[:-KEPT]:
+            old.unlink(missing_ok=True)
+    except OSError as error:  # a full disk must not cost the picture
+        log.warning("Offload: what was sent is not listed, %s can't be written: %s", file, error)
+        return None
     return file
 
 
-def _tensors(packed: Any, path: str) -> list[tuple[str, dict]]:
+def _shows_a_picture(kind: str, path: str, shape: list[int]) -> bool:
+    """Whether a tensor within conditioning or a latent is a drawn mask or pixels: some nodes put them there, and the
+    latents of some models are pixels (three channels)."""
+    return "mask" in path or "pixels" in path or (kind == "LATENT" and len(shape) == 4 and shape[1] == 3)
+
+
+def _found(packed: Any, path: str) -> list[tuple[str, dict | str]]:
+    """Return the tensors, and the texts of more than one word, with where they are."""
     if isinstance(packed, dict):
         if "@tensor" in packed or "@fill" in packed:
             return [(path, packed)]
-        return [found for key, item in packed.items() for found in _tensors(item, f"{path}.{key}".lstrip("."))]
+        return [found for key, item in packed.items() for found in _found(item, f"{path}.{key}".lstrip("."))]
     if isinstance(packed, list):
-        return [found for index, item in enumerate(packed) for found in _tensors(item, f"{path}[{index}]")]
-    return []
+        return [found for index, item in enumerate(packed) for found in _found(item, f"{path}[{index}]")]
+    return [(path, packed)] if isinstance(packed, str) and " " in packed.strip() else []

@@ -51,18 +51,17 @@ def find_endpoint(name: str, folder: Path, environment: Mapping[str, str] = os.e
         return _endpoint(name, known[name])
     if name == "default":
         return None
-    hint = "write the url there" if "://" in name else f"it knows {', '.join(known) or 'none'}"
-    raise SettingsError(
-        f"no endpoint is called {name!r}. The widget takes a name of {file} ({hint}): "
-        '{"' + ("studio" if "://" in name else name) + '": {"url": "http://127.0.0.1:8288", "key": "..."}}'
-    )
+    example = '{"studio": {"url": "http://127.0.0.1:8288", "key": "..."}}'
+    if "://" in name:  # not repeated, as it may hold a password
+        raise SettingsError(f"the widget takes a name, and no address. Write the address into {file}: {example}")
+    raise SettingsError(f"no endpoint is called {name!r}; {file} has {', '.join(known) or 'none'}. Add it: {example}")
 
 
 def _read(file: Path) -> dict[str, dict]:
     if not file.is_file():
         return {}
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = json.loads(file.read_text(encoding="utf-8-sig"))  # Windows' Notepad puts a mark in front
         if not isinstance(known, dict) or not all(isinstance(entry, dict) for entry in known.values()):
             raise ValueError("it must be an object of objects")
     except ValueError as error:
@@ -72,9 +71,11 @@ def _read(file: Path) -> dict[str, dict]:
 
 def _endpoint(name: str, entry: Mapping) -> Endpoint:
     url, key = str(entry.get("url") or "").strip().rstrip("/"), str(entry.get("key") or "").strip()
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"the endpoint {name!r} has the url {url!r}; it must begin with http:// or https://")
+    if not _is_address(url):  # not repeated, as it may hold a password, or be the key in the wrong place
+        raise SettingsError(
+            f"the url of the endpoint {name!r} must begin with http:// or https://, with a host and no user, such as "
+            "http://127.0.0.1:8288"
+        )
     if not key:
         raise SettingsError(
             f"the endpoint {name!r} has no key: set VELOCITY_API_KEY or its key in {FILE} to the one that "
@@ -82,7 +83,20 @@ def _endpoint(name: str, entry: Mapping) -> Endpoint:
         )
     if not key.isascii() or not key.isprintable():
         raise SettingsError(f"the key of the endpoint {name!r} holds characters that no key has; copy it again")
+    certificate = entry.get("certificate")
+    if not isinstance(certificate, (str, type(None))):
+        raise SettingsError(f"the certificate of the endpoint {name!r} is the name of a file")
     patience = entry.get("patience_seconds", Endpoint.patience_seconds)
     if not isinstance(patience, (int, float)) or not 0 <= patience <= 3600:
         raise SettingsError(f"the endpoint {name!r} has patience_seconds {patience!r}; it is a number up to 3600")
-    return Endpoint(name, url, key, entry.get("certificate"), entry.get("exact", True) is not False, float(patience))
+    return Endpoint(name, url, key, certificate, entry.get("exact", True) is not False, float(patience))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for one that is none
+    except ValueError:
+        return False
+    plain = not (parts.username or parts.password or parts.query or parts.fragment)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain
