@@ -23,8 +23,9 @@ class CannotOffloadError(ValueError):
 class Cut:
     """What is below the cut: `graph` and `output` as the protocol has them.
 
-    `links` are the links that were cut, in the order of their numbers, and `kinds` their types. `names` says which
-    nodes of the user's graph the sent ones are. `prompt_text` and `pixels` list what of these leaves the machine.
+    `links` are the links that were cut, in the order of their numbers, and `kinds` their types; where a node that
+    expands to others gives them a value instead of a link, it is that value. `names` says which nodes of the user's
+    graph the sent ones are. `prompt_text` and `pixels` list what of these leaves the machine.
     """
 
     graph: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -70,8 +71,10 @@ class _Cutter:
         self.live: dict[str, bool] = {}  # by node id
 
     def samples(self, node_id: str) -> bool:
-        """Whether one of the node's links carries what only a sampler takes."""
-        return any(kind in SAMPLED_WITH for _, kind in self._upstream([node_id, 0]))
+        """Whether one of the node's inputs is what only a sampler takes."""
+        node = self.get_node(node_id)
+        kinds = [self.types.input(node["class_type"], name)[0] for name in node["inputs"]]
+        return not SAMPLED_WITH.isdisjoint([*kinds, *(kind for _, kind in self._upstream([node_id, 0]))])
 
     def ship(self, link: Link) -> list:
         """Put the link's node below the cut, and return the link to its output there."""
@@ -89,22 +92,26 @@ class _Cutter:
     def _input(self, class_type: str, name: str, value: Any) -> Any:
         wanted, options = self.types.input(class_type, name)
         place = f"{class_type}.{name}"
-        if not _is_link(value):
+        if _is_json(value) and not is_link(value):
             if _is_prompt(value, wanted, options):
                 self.cut.prompt_text.append(place)
             return value
-        kind = self._kind(value, wanted)
-        if not self._is_cut(value, kind):
+        kind = self._kind(value, wanted) if is_link(value) else wanted
+        if not is_link(value) and not set(kind.split(",")) <= PLAIN | {"CONDITIONING"}:
+            raise CannotOffloadError(f"{place} is no link but a {kind} itself, which can't be sent: set route to local")
+        if is_link(value) and not self._is_cut(value, kind):
             return self.ship(value)
         parts = set(kind.split(","))
         if "STRING" in parts:
             self.cut.prompt_text.append(place)
         if parts & PIXELS:
             self.cut.pixels.append(place)
-        if value not in self.cut.links:
+        same = (n for n, known in enumerate(self.cut.links) if known is value or (is_link(value) and known == value))
+        number = next(same, len(self.cut.links))
+        if number == len(self.cut.links):
             self.cut.links.append(value)
             self.cut.kinds.append(kind)
-        return {"@cut": self.cut.links.index(value)}
+        return {"@cut": number}
 
     def _is_cut(self, link: Link, kind: str) -> bool:
         if kind == "CONDITIONING":
@@ -144,7 +151,7 @@ class _Cutter:
         return [
             (value, self._kind(value, self.types.input(node["class_type"], name)[0]))
             for name, value in node["inputs"].items()
-            if _is_link(value)
+            if is_link(value)
         ]
 
     def _kind(self, link: Link, wanted: str) -> str:
@@ -155,7 +162,14 @@ class _Cutter:
         return self.get_node(link[0])["class_type"]
 
 
-def _is_link(value: Any) -> bool:
+def _is_json(value: Any) -> bool:
+    if isinstance(value, (list, dict)):
+        return all(map(_is_json, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def is_link(value: Any) -> bool:
+    """Whether an input's value is a link and not the value itself."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 

@@ -3,12 +3,12 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from .client import EndpointClient, EndpointError
-from .cut import CannotOffloadError, Link, cut_graph
+from .cut import CannotOffloadError, Link, cut_graph, is_link
 from .history import History
 from .node_types import NodeTypes
 from .options import RAISE, Options
@@ -64,7 +64,8 @@ async def _remote(
     available = await _node_classes(endpoint, folder)
     cut = cut_graph(get_node, NodeTypes(classes), link, options.text_encoding == "remote", available)
     cuts = {f"cut{number}": cut_link for number, cut_link in enumerate(cut.links)}
-    request = json.dumps({"cut": asdict(cut), "options": asdict(options)})
+    links = [cut_link if is_link(cut_link) else ["that expands to the sampler", 0] for cut_link in cut.links]
+    request = json.dumps({"cut": asdict(replace(cut, links=links)), "options": asdict(options)})
     node = builder.node("VelocityOffloadDispatch", request=request, samples=link, shown_on=link[0], **cuts)
     node.set_override_display_id(link[0])
     return [node.id, 0]

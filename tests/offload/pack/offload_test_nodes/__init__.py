@@ -51,17 +51,19 @@ class OffloadTestSampler(io.ComfyNode):
 
 
 class OffloadTestNested(io.ComfyNode):
-    """Expands to a KSampler with Offload behind it."""
+    """Expands to a KSampler with Offload behind it; the model is a link, the rest are values."""
+
+    RAW = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Return the node's schema."""
         return io.Schema(
-            node_id="OffloadTestNested",
+            node_id=cls.__name__,
             category=CATEGORY,
             enable_expand=True,
             inputs=[
-                io.Model.Input("model", raw_link=True),
+                io.Model.Input("model", raw_link=cls.RAW),
                 *SAMPLER[1:],
                 io.Combo.Input("route", options=["auto", "remote", "local"]),
             ],
@@ -69,7 +71,7 @@ class OffloadTestNested(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: list, conditioning: list, latent: dict, seed: int, route: str) -> io.NodeOutput:
+    def execute(cls, model: object, conditioning: list, latent: dict, seed: int, route: str) -> io.NodeOutput:
         """Return Offload's output."""
         from comfy_execution.graph_utils import GraphBuilder
 
@@ -77,6 +79,12 @@ class OffloadTestNested(io.ComfyNode):
         sampler = _ksampler(builder, model, conditioning, latent, seed)
         offload = builder.node("VelocityOffload", samples=sampler, endpoint="default", route=route, on_failure="raise")
         return io.NodeOutput(offload.out(0), expand=builder.finalize())
+
+
+class OffloadTestNestedModel(OffloadTestNested):
+    """The same with the model itself in the KSampler."""
+
+    RAW = False
 
 
 def _ksampler(builder: object, model: object, conditioning: list, latent: dict, seed: int) -> list:
@@ -90,7 +98,7 @@ class OffloadTestExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class."""
-        return [OffloadTestSeeds, OffloadTestSampler, OffloadTestNested]
+        return [OffloadTestSeeds, OffloadTestSampler, OffloadTestNested, OffloadTestNestedModel]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

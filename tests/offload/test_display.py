@@ -1,0 +1,103 @@
+"""What the user sees and can do while a job runs: progress, preview and text on the sampler's own node; interrupt."""
+
+import re
+import time
+
+import pytest
+from branches import GREEN, metric
+from watch import Message, Watch
+
+from demo.graph import OFFLOAD_NODE, SAMPLER_NODE, offloaded, painting
+from dev.client import PromptError
+from dev.endpoint import Endpoint
+from dev.server import ComfyServer
+
+STEPS, FOREVER = 12, 900
+INTERRUPT_SECONDS = 1.0
+
+
+def progress(watch: Watch) -> list[tuple[int, int]]:
+    """Return the different states of the sampler's progress bar."""
+    states = []
+    for message in watch.of("progress_state"):
+        for node in message.data["nodes"].values():
+            if node["display_node_id"] == SAMPLER_NODE and (node["value"], node["max"]) not in states:
+                states.append((node["value"], node["max"]))
+    return states
+
+
+def test_progress_preview_and_text(client: ComfyServer, endpoint: Endpoint) -> None:
+    with Watch(client) as watch:
+        prompt_id = watch.submit(offloaded(painting(GREEN, 501, steps=STEPS)))
+        client.wait(prompt_id)
+        watch.until("execution_success")
+    assert (STEPS, STEPS) in progress(watch)
+    assert len([value for value, most in progress(watch) if most == STEPS]) > STEPS / 2
+    # ComfyUI marks every node as executing; the job's own node is shown as the sampler.
+    shown = {message.node for message in watch.of("executing")}
+    assert OFFLOAD_NODE in shown
+    jobs = [message.data for message in watch.of("executing") if message.data.get("display_node") == SAMPLER_NODE]
+    assert jobs
+    previews = watch.of("preview")
+    assert len(previews) >= STEPS / 2
+    assert all(preview.node == SAMPLER_NODE and preview.data["head"] == b"\xff\xd8\xff" for preview in previews)
+    texts = watch.of("text")
+    assert {text.node for text in texts} == {SAMPLER_NODE}
+    lines = [text.data for text in texts]
+    assert f"step {STEPS}/{STEPS}" in lines
+    assert re.fullmatch(
+        r"done in \d+\.\d s on default, (exact|unverified); sent \d+\.\d kB: no pixels, no prompt text", lines[-1]
+    )
+    assert_order(watch.messages, [("text", "step 1/"), ("preview", ""), ("text", f"step {STEPS}/"), ("text", "done")])
+
+
+def assert_order(messages: list[Message], wanted: list[tuple[str, str]]) -> None:
+    """Check that such messages follow each other."""
+    rest = iter(messages)
+    for kind, beginning in wanted:
+        found = (m.kind == kind and (kind != "text" or m.data.startswith(beginning)) for m in rest)
+        assert any(found), (kind, beginning)
+
+
+def test_interrupt_frees_the_endpoint(client: ComfyServer, endpoint: Endpoint) -> None:
+    cancelled = metric(endpoint, 'velocity_finished_total{state="cancelled"}')
+    with Watch(client) as watch:
+        prompt_id = watch.submit(offloaded(painting(GREEN, 502, steps=FOREVER)))
+        watch.until("text", "step 2/")
+        start = time.monotonic()
+        client.interrupt()
+        stopped = watch.until("execution_interrupted").time - start
+        with pytest.raises(PromptError) as caught:
+            client.wait(prompt_id)
+    assert caught.value.interrupted
+    while endpoint.get("/v1/health")["running"]:
+        assert time.monotonic() - start < INTERRUPT_SECONDS + 1
+        time.sleep(0.01)
+    freed = time.monotonic() - start
+    assert stopped < INTERRUPT_SECONDS and freed < INTERRUPT_SECONDS + 1
+    assert metric(endpoint, 'velocity_finished_total{state="cancelled"}') == cancelled + 1
+    client.run(offloaded(painting(GREEN, 503, steps=2)))  # and both go on
+
+
+def test_the_place_in_the_queue_is_shown(client: ComfyServer, endpoint: Endpoint) -> None:
+    """Two samplers in one graph, one worker: the second waits and says so; an interrupt stops both."""
+    graph = offloaded(painting(GREEN, 504, steps=FOREVER))
+    second = {**graph["sampler"]["inputs"], "seed": 505}
+    graph["second"] = {"class_type": "KSampler", "inputs": second}
+    graph["second offload"] = {**graph["offload"], "inputs": {**graph["offload"]["inputs"], "samples": ["second", 0]}}
+    graph["second save"] = {
+        "class_type": "SaveLatent",
+        "inputs": {"samples": ["second offload", 0], "filename_prefix": "queued"},
+    }
+    with Watch(client) as watch:
+        watch.submit(graph)
+        queued = watch.until("text", "queued 2nd")
+        watch.until("text", "step 2/")
+        client.interrupt()
+        watch.until("execution_interrupted")
+    stepped = {message.node for message in watch.of("text") if message.data.startswith("step")}
+    assert stepped == {"sampler", "second"} - {queued.node}
+    end = time.monotonic() + 5
+    while any(endpoint.get("/v1/health")[name] for name in ("running", "queued")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
