@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from .graph import check_acyclic, check_link, is_link, scalars
 from .manifest import Manifest, check_form
 from .packed import Tensor, check_text, tensors_of
 from .refusal import Refusal, bad_request, quoted, too_large
 from .settings import Limits
 
 MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
-MAX_OUTPUTS = 64  # of a node
 MAX_LITERAL_DEPTH = 8
 # The last part of an input's name -> the limit that holds for its value.
 LIMITED = {
@@ -41,13 +41,13 @@ def admit(manifest: Any, limits: Limits, capabilities: dict[str, Any] | None) ->
             raise too_large(f"the job has {len(value)} {kind}, and {getattr(limits, kind)} are allowed", kind)
     form = check_form(manifest)
     tensors = tensors_of(form.cuts, limits)
-    _check_link(form.output, form)
+    check_link(form.output, form)
     for node in form.graph.values():
         check_text(node.class_type, limits)
         for name, value in node.inputs.items():
             check_text(name, limits)
             _check_input(name, value, form, limits)
-    _check_acyclic(form)
+    check_acyclic(form)
     if capabilities is not None:
         check_nodes_and_models(manifest, capabilities)
     return list(dict.fromkeys(tensor.blob for tensor in tensors if tensor.blob))
@@ -86,32 +86,17 @@ def _check_input(name: str, value: Any, form: Manifest, limits: Limits) -> None:
         number = value["@cut"]
         if len(value) != 1 or type(number) is not int or not 0 <= number < len(form.cuts):
             raise bad_request(f"the input {quoted(name)} stands for a cut that is not there")
-    elif _is_link(value):
-        _check_link(value, form)
+    elif is_link(value):
+        check_link(value, form)
     else:
         _check_literal(value, 0)
     limited = _LIMITED_NAME.search(name)
-    for item in _scalars(value, form):
+    for item in scalars(value, form):
         if isinstance(item, str):
             check_text(item, limits)
             _model_name(item)
         if limited:
             _check_number(name, item, LIMITED[limited[1]], limits)
-
-
-def _is_link(value: Any) -> bool:
-    """Whether ComfyUI takes the value for a link."""
-    return (
-        isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], (int, float))
-    )
-
-
-def _check_link(link: list, form: Manifest) -> None:
-    node, output = link
-    if not isinstance(node, str) or node not in form.graph:
-        raise bad_request(f"there is a link to the node {quoted(node)}, which is not in the graph")
-    if type(output) is not int or not 0 <= output < MAX_OUTPUTS:
-        raise bad_request(f"there is a link to the output {quoted(output)}, which no node has")
 
 
 def _check_literal(value: Any, depth: int) -> None:
@@ -123,23 +108,6 @@ def _check_literal(value: Any, depth: int) -> None:
     if isinstance(value, (dict, list)):
         for item in value.values() if isinstance(value, dict) else value:
             _check_literal(item, depth + 1)
-
-
-def _scalars(value: Any, form: Manifest) -> Iterator[Any]:
-    """Yield the texts and numbers that an input may come to be: its own, a cut's, or those of a primitive node."""
-    if isinstance(value, dict) and "@cut" in value:
-        yield from (item for item in form.cuts[value["@cut"]] if not isinstance(item, (dict, list)))
-    elif _is_link(value):
-        source = form.graph[value[0]]
-        if source.class_type.startswith("Primitive"):
-            yield from (item for item in source.inputs.values() if not isinstance(item, (dict, list)))
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _scalars(item, form)
-        if isinstance(value, dict):
-            yield from value
-    else:
-        yield value
 
 
 def _check_number(name: str, value: Any, kind: str, limits: Limits) -> None:
@@ -156,7 +124,7 @@ def _check_number(name: str, value: Any, kind: str, limits: Limits) -> None:
 def _model_names(form: Manifest) -> Iterator[str]:
     for node in form.graph.values():
         for value in node.inputs.values():
-            names = (_model_name(item) for item in _scalars(value, form) if isinstance(item, str))
+            names = (_model_name(item) for item in scalars(value, form) if isinstance(item, str))
             yield from (name for name in names if name)
 
 
@@ -168,25 +136,3 @@ def _model_name(text: str) -> str | None:
     if _OUTSIDE.search(name):
         raise bad_request(f"the model {quoted(name)} is a path; models go by their name in ComfyUI's folders")
     return name
-
-
-def _check_acyclic(form: Manifest) -> None:
-    """Raise `Refusal` if the graph has a cycle (Kahn, 1962)."""
-    sources = {
-        node_id: {value[0] for value in node.inputs.values() if _is_link(value)} for node_id, node in form.graph.items()
-    }
-    users: dict[str, list[str]] = {node_id: [] for node_id in sources}
-    for node_id, needed in sources.items():
-        for source in needed:
-            users[source].append(node_id)
-    waiting = {node_id: len(needed) for node_id, needed in sources.items()}
-    ready = [node_id for node_id, count in waiting.items() if not count]
-    done = 0
-    while ready:
-        done += 1
-        for user in users[ready.pop()]:
-            waiting[user] -= 1
-            if not waiting[user]:
-                ready.append(user)
-    if done < len(form.graph):
-        raise bad_request("the graph has a cycle")

@@ -1,35 +1,29 @@
-"""The HTTP side: the routes of docs/protocol.md, and nothing that knows how a job is run."""
+"""Puts the HTTP side together: routes, errors, start, stop and the clearing away of old jobs."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi import APIRouter, Depends, FastAPI
 
-from ..wire.blob import BlobError, is_blob_name
 from .answers import add_error_answers
-from .blobs import BlobStore, BlobTooLargeError, DiskFullError
-from .bodies import Traffic, pieces, read_body
-from .events import Event, EventLog
+from .blobs import BlobStore
+from .bodies import Traffic
+from .events import EventLog
 from .gate import Gate
-from .intake import Intake, result_path
-from .job import CANCELLED, DONE, FAILED, RELEASED, Job
+from .intake import Intake
 from .journal import Journal
 from .keys import Keys
-from .manifest import PROTOCOL, parse_json
-from .metrics import CONTENT_TYPE, Metrics
-from .refusal import Refusal, bad_request, quoted, too_large
+from .metrics import Metrics
+from .routes import Routes
 from .settings import Settings
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 log = logging.getLogger("velocity")
-HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
 
 
@@ -44,19 +38,20 @@ def create_app(
 ) -> FastAPI:
     """Return the app. Its lifespan starts and stops the scheduler; `app.state.stop()` does the latter sooner,
     `app.state.expire()` clears old jobs away at once."""
-    routes = _Routes(settings, journal, blobs, events, keys, scheduler, metrics)
+    intake = Intake(settings, journal, blobs, events, scheduler, metrics)
+    routes = Routes(Gate(keys, settings.limits.rate, settings.limits.burst), intake)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await scheduler.start()
-        routes.intake.resume()
-        expiry = asyncio.create_task(routes.expire_forever())
+        intake.resume()
+        expiry = asyncio.create_task(_expire_forever(intake))
         yield
         expiry.cancel()
-        await routes.stop()
+        await intake.stop()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.scheduler, app.state.stop, app.state.expire = scheduler, routes.stop, routes.intake.expire
+    app.state.scheduler, app.state.stop, app.state.expire = scheduler, intake.stop, intake.expire
     app.add_api_route("/v1/health", routes.health, methods=["GET"])
     router = APIRouter(dependencies=[Depends(routes.authorize)])
     for method, path, handler in [
@@ -77,144 +72,11 @@ def create_app(
     return app
 
 
-class _Routes:
-    """The handlers, with what they work on."""
-
-    def __init__(self, settings, journal, blobs, events, keys, scheduler, metrics) -> None:
-        self.settings, self.journal, self.blobs, self.events = settings, journal, blobs, events
-        self.scheduler, self.metrics = scheduler, metrics
-        self.gate = Gate(keys, settings.limits.rate, settings.limits.burst)
-        self.intake = Intake(settings, journal, blobs, events, scheduler, metrics)
-        self.stopping = False
-
-    async def stop(self) -> None:
-        """Take no more jobs, stop the workers, end all event streams."""
-        if not self.stopping:
-            self.stopping = self.intake.stopping = True
-            await self.scheduler.stop()
-            self.events.close()
-
-    async def expire_forever(self) -> None:
-        """Let go of old results, uploads and jobs, every minute."""
-        while True:
-            try:
-                self.intake.expire()
-            except Exception:
-                log.exception("old jobs could not be cleared away")
-            await asyncio.sleep(EXPIRY_SECONDS)
-
-    async def authorize(self, request: Request) -> None:
-        """Set `request.state.owner`. Raises `Refusal`."""
-        request.state.owner = self.gate.owner(request.headers.get("authorization", ""))
-
-    async def health(self) -> Response:
-        """GET /v1/health."""
-        health = self.scheduler.health()
-        workers = [{"state": worker["state"]} for worker in health["workers"]]
-        status = "stopping" if self.stopping else "ok"
-        counts = {"queued": health["queued"], "running": health["running"]}
-        return JSONResponse({"status": status, "protocol": PROTOCOL, **counts, "workers": workers})
-
-    async def capabilities(self) -> Response:
-        """GET /v1/capabilities."""
-        capabilities = self.scheduler.capabilities()
-        if capabilities is None:
-            raise Refusal("unavailable", "no worker has started yet", "try again in a few seconds", retry_after=2)
-        return JSONResponse(capabilities)
-
-    async def submit(self, request: Request) -> Response:
-        """POST /v1/jobs."""
-        manifest = parse_json(await read_body(request, self.settings.limits.body_bytes))
-        job, missing = self.intake.submit(request.state.owner, manifest)
-        return JSONResponse({"job": job.id, "state": job.state, "missing": missing})
-
-    async def job(self, request: Request, job_id: str) -> Response:
-        """GET /v1/jobs/{id}."""
-        job = self._job(request, job_id)
-        return JSONResponse({"job": job.id, "state": job.state, "error": job.error, "result": job.result})
-
-    async def delete(self, request: Request, job_id: str) -> Response:
-        """DELETE /v1/jobs/{id}."""
-        await self.intake.delete(self._job(request, job_id))
-        return Response(status_code=204)
-
-    async def put_blob(self, request: Request, name: str) -> Response:
-        """PUT /v1/blobs/{name}."""
-        limit = self.settings.limits.blob_bytes
-        if not is_blob_name(name):
-            raise bad_request("a blob's name is 64 hexadecimal digits")
-        announced = request.headers.get("content-length", "0")
-        if not announced.isdecimal() or int(announced) > limit:
-            raise too_large(f"the blob is announced with {announced[:20]} bytes, and {limit} are allowed", "blob_bytes")
+async def _expire_forever(intake: Intake) -> None:
+    """Let go of old results, uploads and jobs, every minute."""
+    while True:
         try:
-            await self.blobs.receive(name, pieces(request), limit)
-        except BlobTooLargeError as error:
-            raise too_large(str(error), "blob_bytes") from error
-        except BlobError as error:
-            raise Refusal("bad_blob", str(error), "send it again; if that fails too, run the job locally") from error
-        except DiskFullError as error:
-            message = f"the endpoint cannot keep the blob: {error.strerror}"
-            raise Refusal("disk_full", message, "free disk space there, or raise --blob-gigabytes") from error
-        self.intake.blob_arrived(name)
-        return Response(status_code=204)
-
-    async def head_blob(self, name: str) -> Response:
-        """HEAD /v1/blobs/{name}."""
-        return Response(status_code=200 if is_blob_name(name) and self.blobs.has(name) else 404)
-
-    async def events_of(self, request: Request, job_id: str) -> Response:
-        """GET /v1/jobs/{id}/events."""
-        job = self._job(request, job_id)
-        if job.state == RELEASED:
-            raise _gone()
-        if not self.events.has(job.id):
-            self._restore(job)
-        last = request.headers.get("last-event-id", "0")
-        after = int(last) if last.isdecimal() and len(last) < 16 else 0
-        stream = self.events.follow(job.id, after, HEARTBEAT_SECONDS)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_server_sent(stream), media_type="text/event-stream", headers=headers)
-
-    def _restore(self, job: Job) -> None:
-        """Make the log of a job again that finished before the endpoint was restarted."""
-        if job.state == DONE:
-            self.events.emit(job.id, "done", job.result)
-        elif job.state == FAILED:
-            self.events.emit(job.id, "failed", job.error)
-        elif job.state == CANCELLED:
-            self.events.emit(job.id, "cancelled", {})
-
-    async def result(self, request: Request, job_id: str) -> Response:
-        """GET /v1/jobs/{id}/result."""
-        job = self._job(request, job_id)
-        path = result_path(self.settings, job.id)
-        if job.state == RELEASED or (job.state == DONE and not path.is_file()):
-            raise _gone()
-        if job.state != DONE:
-            raise Refusal("not_found", f"the job is {job.state} and has no result", "follow its events until `done`")
-        headers = {"ETag": f'"{job.result["sha256"]}"', "Cache-Control": "no-store"}
-        return FileResponse(path, headers=headers, media_type="application/octet-stream")
-
-    async def metrics_text(self) -> Response:
-        """GET /metrics."""
-        text = self.metrics.text(self.journal.count(), self.scheduler.health())
-        return Response(text, media_type=CONTENT_TYPE)
-
-    def _job(self, request: Request, job_id: str) -> Job:
-        job = self.journal.get(job_id)
-        if job is None or job.owner != request.state.owner:
-            raise Refusal("not_found", f"there is no job {quoted(job_id)} of this key", "submit it again")
-        return job
-
-
-def _gone() -> Refusal:
-    return Refusal("gone", "the job's result was released or has expired", "submit the job again")
-
-
-async def _server_sent(stream: AsyncIterator[Event | None]) -> AsyncIterator[str]:
-    yield ": here\n\n"
-    async for event in stream:
-        if event is None:
-            yield ": still here\n\n"
-        else:
-            yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n"
+            intake.expire()
+        except Exception:
+            log.exception("old jobs could not be cleared away")
+        await asyncio.sleep(EXPIRY_SECONDS)

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import hashlib
 import os
 import shutil
 import tempfile
@@ -10,14 +9,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterable, Callable, Iterable
 from pathlib import Path
 
-from ..wire.blob import MAX_HEADER, BlobError, BlobHeader, is_blob_name, read_header
+from ..wire.blob import MAX_HEADER, BlobHeader, is_blob_name, read_header
+from .arrival import Arrival
 
-PIECE = 1 << 20  # what is held in memory of an arriving blob, about
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
-
-
-class BlobTooLargeError(BlobError):
-    """The blob's header announces more than the limit."""
 
 
 class DiskFullError(OSError):
@@ -71,12 +66,12 @@ class BlobStore:
         whatever the stream raises.
         """
         place = self.path(name)
-        arrival = _Arrival(max_bytes)
+        arrival = Arrival(max_bytes)
         reserved = 0
         handle, temporary = tempfile.mkstemp(dir=self._arriving)
         os.close(handle)
         try:
-            async for piece in _pieces(stream, arrival):
+            async for piece in arrival.pieces(stream):
                 if not reserved:
                     self._make_room(arrival.size)
                     reserved = arrival.size
@@ -111,60 +106,3 @@ class BlobStore:
             if excess <= 0:
                 return
         raise DiskFullError(errno.ENOSPC, "the blobs of unfinished jobs fill the store or the disk")
-
-
-class _Arrival:
-    """What is known of a blob while it arrives."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes, self.received, self.size = max_bytes, 0, 0
-        self.header: BlobHeader | None = None
-        self._hash = hashlib.sha256()
-
-    def look(self, begin: bytes | bytearray, ended: bool) -> None:
-        """Read the header from the begin of the blob, if all of it is there. Raises `BlobError`."""
-        length = int.from_bytes(begin[:8], "little")
-        if not ended and (len(begin) < 8 or len(begin) < 8 + length <= 8 + MAX_HEADER):
-            return
-        self.header = read_header(bytes(begin[: 8 + MAX_HEADER]))
-        self.size = self.header.start + self.header.data_bytes
-        if self.size > self.max_bytes:
-            raise BlobTooLargeError(f"the blob has {self.size} bytes, and {self.max_bytes} are allowed")
-
-    def check_length(self) -> None:
-        """Raise `BlobError` if more came than the header says."""
-        if self.header is not None and self.received > self.size:
-            raise BlobError(f"more bytes came than the {self.size} that the header says")
-
-    def write(self, path: str, piece: bytes) -> None:
-        """Hash the piece and append it to the file; runs in a thread, which shares no open file with others."""
-        self._hash.update(piece)
-        with open(path, "ab") as file:
-            file.write(piece)
-
-    def finish(self, name: str) -> BlobHeader:
-        """Return the header, if size and hash are right. Raises `BlobError`."""
-        if self.received != self.size:
-            raise BlobError(f"the blob is cut off: {self.received} of {self.size} bytes came")
-        if self._hash.hexdigest() != name:
-            raise BlobError("the bytes do not hash to the name they were sent under")
-        return self.header
-
-
-async def _pieces(stream: AsyncIterable[bytes], arrival: _Arrival) -> AsyncIterable[bytes]:
-    """Yield the stream in pieces of about `PIECE` bytes, none before the header has been read and accepted."""
-    waiting = bytearray()
-    async for chunk in stream:
-        waiting += chunk
-        arrival.received += len(chunk)
-        if arrival.header is None:
-            arrival.look(waiting, ended=False)
-        arrival.check_length()
-        if arrival.header is not None and len(waiting) >= PIECE:
-            yield bytes(waiting)
-            waiting.clear()
-    if arrival.header is None:
-        arrival.look(waiting, ended=True)
-        arrival.check_length()
-    if waiting:
-        yield bytes(waiting)

@@ -1,4 +1,4 @@
-"""The life of a job up to the queue and behind its end: submission, missing blobs, release, expiry."""
+"""What is promised for a job before it is queued and after its end: submission, missing blobs, release, expiry."""
 
 import json
 import logging
@@ -55,6 +55,13 @@ class Intake:
                 self.journal.update(job.id, state=QUEUED)
                 job.state = QUEUED
                 self.scheduler.submit(job)
+
+    async def stop(self) -> None:
+        """Take no more jobs, stop the workers, end all event streams. A second call does nothing."""
+        if not self.stopping:
+            self.stopping = True
+            await self.scheduler.stop()
+            self.events.close()
 
     def submit(self, owner: str, manifest: Any) -> tuple[Job, list[str]]:
         """Return the job of this manifest, new or known, and the names of the blobs that it lacks. Raises `Refusal`."""

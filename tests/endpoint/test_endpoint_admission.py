@@ -228,7 +228,8 @@ def test_tensors_are_limited_by_what_they_will_be(cut):
 def test_numbers_and_texts_have_limits_wherever_they_come_from(inputs):
     graph = sampler_inputs(**inputs)
     graph["7"] = {"class_type": "PrimitiveInt", "inputs": {"value": 1001}}
-    code = refused(manifest(graph=graph, cuts=[[100_000], ["x" * 20001]]))
+    cuts = [[100_000], ["x" * 20001]] if inputs == {"text": {"@cut": 1}} else [[100_000]]
+    code = refused(manifest(graph=graph, cuts=cuts))
     assert code == ("bad_request" if "x" * 20001 in inputs else "too_large")
 
 
@@ -278,6 +279,14 @@ def test_models_and_classes_must_be_there():
     with pytest.raises(Refusal, match="'VelocityReturn'"):
         check_nodes_and_models(manifest(graph=graph), CAPABILITIES)
     assert admit(manifest(graph=graph), LIMITS, None) == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" * 21, "1" * 5000])
+def test_numbers_that_no_client_sends_are_no_json(number):
+    with pytest.raises(Refusal) as caught:
+        parse_json(b'{"cfg": ' + number.encode() + b"}")
+    assert caught.value.code == "bad_request"
+    assert parse_json(b'{"seed": 18446744073709551615, "cfg": 1e300}') == {"seed": 2**64 - 1, "cfg": 1e300}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import time
+import tracemalloc
 
 import pytest
 from served_app import ANNA, BERTA, blob, manifest, sampler_inputs, served, tensor
@@ -202,6 +203,41 @@ def test_bodies_are_held_to_their_limit_packed_or_not(tmp_path):
     run(scene, tmp_path)
 
 
+def test_a_bomb_takes_no_more_memory_than_its_limit(tmp_path):
+    async def scene(endpoint):
+        bomb = gzip.compress(b" " * 200_000_000)
+        tracemalloc.start()
+        try:
+            headers = {"Content-Encoding": "gzip"}
+            assert await endpoint.error("POST", "/v1/jobs", data=bomb, headers=headers) == (413, "too_large")
+            assert tracemalloc.get_traced_memory()[1] < 30_000_000
+        finally:
+            tracemalloc.stop()
+
+    run(scene, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "length", "begin", "status"),
+    [
+        ("POST /v1/jobs", 5_000_000, b"", 413),
+        (f"PUT /v1/blobs/{'0' * 64}", 1 << 33, b"", 413),
+        (f"PUT /v1/blobs/{'0' * 64}", 1 << 30, b"\xff" * 2000, 422),
+        ("DELETE /v1/jobs/none", 1 << 30, b"", 404),
+    ],
+)
+def test_an_error_before_the_end_of_the_body_ends_the_connection(tmp_path, request_line, length, begin, status):
+    async def scene(endpoint):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.url.rsplit(":", 1)[1]))
+        head = f"{request_line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ANNA}\r\nContent-Length: {length}\r\n\r\n"
+        writer.write(head.encode() + begin)
+        assert (await asyncio.wait_for(reader.readline(), 1)).split()[1] == str(status).encode()
+        await asyncio.wait_for(reader.read(), 5)  # to its end
+        writer.close()
+
+    run(scene, tmp_path)
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[1]", b"nul", b'"\xff"', b"[" * 40_000, b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}', b"null"]
@@ -373,7 +409,7 @@ def test_node_classes_and_models_are_checked_at_submission(tmp_path):
 
 
 def test_a_quiet_stream_is_kept_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("velocity_nodes.endpoint.app.HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("velocity_nodes.endpoint.routes.HEARTBEAT_SECONDS", 0.05)
 
     async def scene(endpoint):
         job = (await endpoint.submit(cuts=[[tensor(blob())]]))["job"]

@@ -4,7 +4,8 @@ import asyncio
 import os
 
 import pytest
-from velocity_nodes.endpoint.blobs import BlobStore, BlobTooLargeError, DiskFullError
+from velocity_nodes.endpoint.arrival import BlobTooLargeError
+from velocity_nodes.endpoint.blobs import BlobStore, DiskFullError
 from velocity_nodes.wire.blob import BlobError, blob_name, encode_header
 
 LIMIT = 1 << 24

@@ -24,6 +24,7 @@ def test_every_follower_sees_every_event_and_ends_with_the_final_one():
             assert await asyncio.wait_for(follower, 5) == expected
         assert await collect(log) == expected
         assert await collect(log, after=5) == [(6, "step"), (7, "done")]
+        assert await asyncio.wait_for(collect(log, after=7), 5) == [(7, "done")]
 
     asyncio.run(scene())
 

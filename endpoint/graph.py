@@ -1,0 +1,64 @@
+"""Links of a manifest's graph, and what an input may come to be through them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .manifest import Manifest
+from .refusal import bad_request, quoted
+
+MAX_OUTPUTS = 64  # of a node
+
+
+def is_link(value: Any) -> bool:
+    """Whether ComfyUI takes the value for a link."""
+    return (
+        isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], (int, float))
+    )
+
+
+def check_link(link: list, form: Manifest) -> None:
+    """Raise `Refusal` unless the link leads to a node of the graph and to an output that a node can have."""
+    node, output = link
+    if not isinstance(node, str) or node not in form.graph:
+        raise bad_request(f"there is a link to the node {quoted(node)}, which is not in the graph")
+    if type(output) is not int or not 0 <= output < MAX_OUTPUTS:
+        raise bad_request(f"there is a link to the output {quoted(output)}, which no node has")
+
+
+def scalars(value: Any, form: Manifest) -> Iterator[Any]:
+    """Yield the texts and numbers that an input may come to be: its own, a cut's, or those of a primitive node."""
+    if isinstance(value, dict) and "@cut" in value:
+        yield from (item for item in form.cuts[value["@cut"]] if not isinstance(item, (dict, list)))
+    elif is_link(value):
+        source = form.graph[value[0]]
+        if source.class_type.startswith("Primitive"):
+            yield from (item for item in source.inputs.values() if not isinstance(item, (dict, list)))
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from scalars(item, form)
+        if isinstance(value, dict):
+            yield from value
+    else:
+        yield value
+
+
+def check_acyclic(form: Manifest) -> None:
+    """Raise `Refusal` if the graph has a cycle (Kahn, 1962)."""
+    sources = {
+        node_id: {value[0] for value in node.inputs.values() if is_link(value)} for node_id, node in form.graph.items()
+    }
+    users: dict[str, list[str]] = {node_id: [] for node_id in sources}
+    for node_id, needed in sources.items():
+        for source in needed:
+            users[source].append(node_id)
+    waiting = {node_id: len(needed) for node_id, needed in sources.items()}
+    ready = [node_id for node_id, count in waiting.items() if not count]
+    done = 0
+    while ready:
+        done += 1
+        for user in users[ready.pop()]:
+            waiting[user] -= 1
+            if not waiting[user]:
+                ready.append(user)
+    if done < len(form.graph):
+        raise bad_request("the graph has a cycle")
