@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from .bodies import BODY_READ
+from .journal import JournalError
 from .metrics import Metrics
 from .refusal import STATUS, Refusal, quoted
 
@@ -25,7 +26,11 @@ def add_error_answers(app: FastAPI, metrics: Metrics) -> None:
             headers["WWW-Authenticate"] = "Bearer"
         return ErrorAnswer({"error": refusal.error()}, STATUS[refusal.code], headers)
 
+    async def refuse_to_promise(request: Request, error: JournalError) -> Response:
+        return await refuse(request, Refusal("disk_full", str(error), "free disk space there, or run the job locally"))
+
     app.add_exception_handler(Refusal, refuse)
+    app.add_exception_handler(JournalError, refuse_to_promise)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _internal)

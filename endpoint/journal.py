@@ -4,12 +4,16 @@ Every call is one short transaction: what returned is on disk even if the proces
 """
 
 import json
+import logging
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .job import CANCELLED, DONE, FINISHED, QUEUED, RELEASED, RUNNING, STATES, UPLOADING, Job
+
+log = logging.getLogger("velocity")
 
 _JSON_FIELDS = ("manifest", "error", "result", "blobs")
 _FIELDS = ("id", "owner", "key", "manifest", "state", "attempts", "created", "finished", "error", "result", "blobs")
@@ -43,8 +47,16 @@ def lock_folder(folder: Path) -> sqlite3.Connection:
     return connection
 
 
+class JournalError(RuntimeError):
+    """The journal cannot be written, and so no job be accepted."""
+
+
 class Journal:
-    """All jobs that were accepted and not yet forgotten, and small notes that outlive a restart."""
+    """All jobs that were accepted and not yet forgotten, and small notes that outlive a restart.
+
+    What happens to accepted jobs while the disk is full is kept in memory, and written as soon as something can be:
+    they go on, instead of waiting for ever.
+    """
 
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
@@ -52,17 +64,24 @@ class Journal:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut may
         self._database.executescript(_TABLES)
+        self._late: dict[str, dict[str, Any]] = {}  # job id -> fields that could not be written yet
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
     def create(self, job: Job) -> None:
-        """Add a job; `created` is set to now where it is 0. Raises `sqlite3.IntegrityError` if owner and key exist."""
+        """Add a job; `created` is set to now where it is 0.
+
+        Raises `JournalError`, and `sqlite3.IntegrityError` if owner and key exist.
+        """
         job.created = job.created or time.time()
         values = [_store(name, getattr(job, name)) for name in _FIELDS]
         marks = ", ".join("?" for _ in _FIELDS)
-        self._database.execute(f"INSERT INTO jobs ({', '.join(_FIELDS)}) VALUES ({marks})", values)
+        try:
+            self._database.execute(f"INSERT INTO jobs ({', '.join(_FIELDS)}) VALUES ({marks})", values)
+        except sqlite3.OperationalError as error:
+            raise JournalError(f"the endpoint cannot write its journal: {error}") from error
 
     def get(self, job_id: str) -> Job | None:
         """Return the job with this id."""
@@ -79,9 +98,13 @@ class Journal:
         unknown = set(fields) - set(_FIELDS)
         if unknown or fields.get("state", QUEUED) not in STATES:
             raise ValueError(f"a job has no such field or state: {sorted(unknown) or fields['state']}")
-        places = ", ".join(f"{name} = ?" for name in fields)
-        values = [_store(name, value) for name, value in fields.items()]
-        self._database.execute(f"UPDATE jobs SET {places} WHERE id = ?", [*values, job_id])
+        self._late[job_id] = {**self._late.get(job_id, {}), **fields}
+        try:
+            for late in list(self._late):
+                self._write(late, self._late[late])
+                del self._late[late]
+        except sqlite3.OperationalError as error:
+            log.error("the journal cannot be written (%s): is the disk full? The next change tries again", error)
 
     def unfinished(self) -> list[Job]:
         """Return the jobs that upload, wait or run, oldest first."""
@@ -130,11 +153,20 @@ class Journal:
 
     def set_note(self, kind: str, name: str, value: Any) -> None:
         """Note a JSON value under this name, in place of an older one."""
-        self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (kind, name, json.dumps(value)))
+        try:
+            self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (kind, name, json.dumps(value)))
+        except sqlite3.OperationalError as error:
+            log.warning("a note could not be written into the journal: %s", error)
+
+    def _write(self, job_id: str, fields: dict[str, Any]) -> None:
+        places = ", ".join(f"{name} = ?" for name in fields)
+        values = [_store(name, value) for name, value in fields.items()]
+        self._database.execute(f"UPDATE jobs SET {places} WHERE id = ?", [*values, job_id])
 
     def _select(self, condition: str, *values: Any) -> list[Job]:
         query = f"SELECT {', '.join(_FIELDS)} FROM jobs WHERE {condition} ORDER BY created, number"
-        return [_load(row) for row in self._database.execute(query, values).fetchall()]
+        jobs = [_load(row) for row in self._database.execute(query, values).fetchall()]
+        return [replace(job, **self._late.get(job.id, {})) for job in jobs]
 
 
 def _store(name: str, value: Any) -> Any:
