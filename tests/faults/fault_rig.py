@@ -26,7 +26,6 @@ STALL_SECONDS = 6
 BLOB_BYTES = 20_000_000  # the endpoint's store
 ENDPOINT_ARGUMENTS = ["--stall-seconds", str(STALL_SECONDS), "--blob-gigabytes", str(BLOB_BYTES / 1e9)]
 ENDPOINT_ARGUMENTS += ["--rate", "1e6", "--burst", "1000000"]
-STEP_SECONDS = 1.0  # more than a step of the tiny model ever takes
 
 
 def write_keys(endpoint: Endpoint) -> None:
@@ -152,13 +151,25 @@ class Rig:
 
     def completed(self, job: str) -> int:
         """Return how often the worker that lives now has run this job to its end."""
-        command = self.worker().cmdline()
-        port = command[command.index("--port") + 1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/history", timeout=30) as answer:
-            history = json.load(answer)
+        history = self._ask_worker("/history")
         done = [entry["prompt"][2] for entry in history.values() if entry["status"]["status_str"] == "success"]
         returned = [node["inputs"].get("job", "") for graph in done for node in graph.values()]
         return sum(str(name).startswith(job) for name in returned)
+
+    def worker_is_idle(self) -> bool:
+        """Whether the worker's own queue is empty."""
+        queue = self._ask_worker("/queue")
+        return not queue["queue_running"] and not queue["queue_pending"]
+
+    def _ask_worker(self, path: str) -> dict:
+        command = self.worker().cmdline()
+        port = command[command.index("--port") + 1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return json.load(answer)
+
+    def memory(self) -> int:
+        """Return the bytes of memory that the endpoint's process has."""
+        return psutil.Process(self.endpoint.process.pid).memory_info().rss
 
     def completed_before(self) -> int:
         """Return how many prompts the worker before this one has ended."""
