@@ -3,7 +3,10 @@
 import asyncio
 import gzip
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 import traceback
 
@@ -471,6 +474,32 @@ def test_a_redirect_takes_neither_key_nor_tensors_elsewhere(route, status):
     assert failure.code == "bad_answer"
     assert f"HTTP {status}" in str(failure)
     assert elsewhere.requests == []
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate of this test")
+def test_a_certificate_is_checked_against_the_given_one(tmp_path):
+    file, private, blocker = tmp_path / "certificate.pem", tmp_path / "private.pem", tmp_path / "no certificate"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(file), "-keyout", str(private)]
+    subprocess.run(command, check=True, capture_output=True)
+    blocker.write_text("no certificate")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(file, private)
+
+    async def play(certificate: str | None) -> int:
+        endpoint = BadEndpoint()
+        async with (
+            endpoint.running(tls=server),
+            EndpointClient(Endpoint("test", endpoint.url, KEY, certificate)) as client,
+        ):
+            await client.health()
+        return len(endpoint.requests)
+
+    assert run(play(str(file))) == 1
+    for certificate in (None, str(tmp_path / "missing.pem"), str(blocker)):
+        with pytest.raises(EndpointError, match="Set `certificate` in endpoints.json") as caught:
+            run(play(certificate))
+        assert caught.value.code == "certificate"
 
 
 # Slow networks
