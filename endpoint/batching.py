@@ -35,12 +35,14 @@ def batch_key(manifest: dict[str, Any]) -> str | None:
     inputs = graph[root]["inputs"]
     if manifest.get("exact", True) or graph[root]["class_type"] != SAMPLER or index != 0 or set(inputs) != INPUTS:
         return None
-    if type(inputs["seed"]) is not int or inputs["sampler_name"] not in SAMPLERS:
+    if type(inputs["seed"]) is not int or str(inputs["sampler_name"]) not in SAMPLERS:
         return None
     if COUPLING & {other["class_type"] for other in graph.values()}:
         return None
-    cuts = list(manifest["cuts"])
-    for number in own_cuts(manifest):
+    cuts, own = list(manifest["cuts"]), own_cuts(manifest)
+    if _cut_number(inputs["latent_image"]) not in own:
+        return None
+    for number in own:
         if len(cuts[number]) != 1 or (form := _form(cuts[number][0])) is None:
             return None
         cuts[number] = form
@@ -53,16 +55,15 @@ def own_cuts(manifest: dict[str, Any]) -> list[int]:
     root, users = manifest["output"][0], {}
     for node_id, other in manifest["graph"].items():
         for name, value in other["inputs"].items():
-            if isinstance(value, dict) and "@cut" in value:
-                users.setdefault(value["@cut"], []).append(node_id == root and name in OWN_INPUTS)
+            users.setdefault(_cut_number(value), []).append(node_id == root and name in OWN_INPUTS)
+    users.pop(None, None)
     return sorted(number for number, own in users.items() if all(own))
 
 
 def latent_elements(manifest: dict[str, Any]) -> int:
     """Return how many numbers the latent of a job with a `batch_key` has."""
-    value = manifest["graph"][manifest["output"][0]]["inputs"]["latent_image"]
-    cut = value.get("@cut") if isinstance(value, dict) else None
-    return math.prod(manifest["cuts"][cut][0]["samples"]["shape"]) if cut is not None else MAX_ELEMENTS
+    latent = manifest["graph"][manifest["output"][0]]["inputs"]["latent_image"]
+    return math.prod(manifest["cuts"][latent["@cut"]][0]["samples"]["shape"])
 
 
 def compose_batch(run: Run, models: frozenset[str]) -> dict[str, Any]:
@@ -81,6 +82,10 @@ def compose_batch(run: Run, models: frozenset[str]) -> dict[str, Any]:
         returned = {"job": run.result_name(job), "sent": json.dumps(job.blobs), "index": number}
         prompt[f"{RETURN}{number}"] = node("VelocityReturn", value=[root, 0], **returned)
     return prompt
+
+
+def _cut_number(value: Any) -> int | None:
+    return value.get("@cut") if isinstance(value, dict) else None
 
 
 def _form(packed: Any) -> Any:

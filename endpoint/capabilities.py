@@ -1,7 +1,6 @@
 """What this endpoint can do, as `GET /v1/capabilities` says it."""
 
 import dataclasses
-import logging
 import re
 from importlib import metadata
 from pathlib import Path
@@ -9,20 +8,14 @@ from typing import Any
 
 from .settings import Settings
 
-log = logging.getLogger("velocity")
-
 
 def capabilities(about: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the part that does not change while the workers run. `about` is the answer of a worker."""
-    unknown = [name for name in settings.allow if name not in about["classes"]]
-    if unknown:
-        log.warning("--allow names nodes that the worker's ComfyUI does not have: %s", ", ".join(unknown))
-    allowed = {*about["allowed"], *settings.allow} - {*unknown}
     return {
         "protocol": 1,
         "pack": pack_version(),
         "fingerprint": about["fingerprint"],
-        "node_classes": sorted(allowed),
+        "node_classes": sorted({*about["allowed"], *settings.allow}.difference(unknown_allowed(about, settings))),
         "models": {
             folder: {name: size for name, (size, _, _) in files.items()}
             for folder, files in about["models"].items()
@@ -31,6 +24,11 @@ def capabilities(about: dict[str, Any], settings: Settings) -> dict[str, Any]:
         "limits": dataclasses.asdict(settings.limits),
         "batching": True,
     }
+
+
+def unknown_allowed(about: dict[str, Any], settings: Settings) -> list[str]:
+    """Return the names that the operator allows and the worker does not have."""
+    return [name for name in settings.allow if name not in about["classes"]]
 
 
 def pack_version() -> str:

@@ -31,8 +31,10 @@ def graph_link(link: list) -> list:
 
 
 def is_link(value: Any) -> bool:
-    """Whether an input's value is a link, `[node id, output]`."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+    """Whether ComfyUI takes an input's value for a link, `[node id, output]`."""
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return isinstance(value[0], str) and isinstance(value[1], (int, float))
 
 
 def model_names(graph: dict[str, Any]) -> list[str]:

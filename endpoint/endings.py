@@ -78,8 +78,9 @@ class Endings:
     async def finish_old(self, job: Job) -> None:
         """End a job whose result was there when the endpoint started: it was killed before it could say so."""
         result = await asyncio.to_thread(_describe_file, self.result_path(job))
-        result |= {"seconds": 0.0, "load_seconds": 0.0, "steps": 0, "batched": 1, "fingerprint": {}, "models": {}}
-        self.end(job, DONE, result)
+        result |= {"seconds": 0.0, "load_seconds": 0.0, "steps": 0, "batched": 1}
+        models = dict.fromkeys(model_names(job.manifest["graph"]))  # nobody knows any more what made it
+        self.end(job, DONE, result | {"fingerprint": {}, "models": models})
 
     def discard(self, run: Run) -> None:
         """Delete what a run has written for jobs that did not want it any more."""

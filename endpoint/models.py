@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class ModelHashes:
         self.journal = journal
         self._wanted: asyncio.Queue[tuple[str, Path]] = asyncio.Queue()
         self._asked: set[str] = set()
+        self._stop = threading.Event()
 
     def of(self, names: list[str], about: dict[str, Any]) -> dict[str, str | None]:
         """Return `folder/name` -> sha256, None while it is not known."""
@@ -42,12 +44,15 @@ class ModelHashes:
 
     async def work(self) -> None:
         """Hash what was asked for, for ever."""
-        while True:
-            note, path = await self._wanted.get()
-            try:
-                self.journal.set_note("sha256", note, await asyncio.to_thread(_sha256, path))
-            except OSError as error:
-                log.warning("could not hash %s: %s", path, error)
+        try:
+            while True:
+                note, path = await self._wanted.get()
+                try:
+                    self.journal.set_note("sha256", note, await asyncio.to_thread(_sha256, path, self._stop))
+                except OSError as error:
+                    log.warning("could not hash %s: %s", path, error)
+        finally:
+            self._stop.set()  # else the process would wait for the thread
 
 
 def _note_name(path: Path) -> str:
@@ -55,9 +60,9 @@ def _note_name(path: Path) -> str:
     return f"{path}|{status.st_size}|{status.st_mtime}"
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, stop: threading.Event) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
+        while not stop.is_set() and (piece := file.read(1 << 20)):
             digest.update(piece)
     return digest.hexdigest()

@@ -21,7 +21,9 @@ async def watch(scheduler: "Scheduler") -> None:
         await asyncio.sleep(min(1.0, scheduler.settings.stall_seconds / 4))
         now = time.monotonic()
         for slot in scheduler.slots:
-            for run in [run for run in slot.runs if run.started is not None]:
+            for run in slot.runs[1:]:
+                run.progressed = now  # it waits behind the first
+            for run in slot.runs[:1]:
                 _end_overdue_jobs(scheduler, slot, run, now)
                 _kill_if_hung(scheduler.settings.stall_seconds, slot, run, now)
         if now - refreshed > REFRESH_SECONDS:
@@ -33,7 +35,7 @@ async def watch(scheduler: "Scheduler") -> None:
 def _end_overdue_jobs(scheduler: "Scheduler", slot: WorkerSlot, run: Run, now: float) -> None:
     for job in run.live:
         deadline = job.manifest.get("deadline_seconds") or scheduler.settings.deadline_seconds
-        if now - run.started > deadline:
+        if run.started is not None and now - run.started > deadline:
             scheduler.drop(slot, run, job)
             scheduler.endings.fail(
                 job, "deadline", f"it was not done {deadline:g} s after its start", "allow it more time"

@@ -24,7 +24,7 @@ class Run:
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     started: float | None = None
     cold: bool = False
-    progressed: float = 0.0  # when something last happened
+    progressed: float = field(default_factory=time.monotonic)  # when something last happened
     value: int = 0
     max: int = 0
     first_step: tuple[float, int] | None = None  # when the first report came, and of which step

@@ -5,14 +5,15 @@ import logging
 from typing import Any
 
 from .admission import check_nodes_and_models
-from .batching import MAX_ELEMENTS, MAX_JOBS, batch_key, compose_batch, latent_elements
+from .batching import compose_batch
 from .blobs import BlobStore
-from .capabilities import capabilities, find_model, known_names
+from .capabilities import capabilities, find_model, known_names, unknown_allowed
 from .compose import compose, model_names
 from .endings import AGAIN, Endings
 from .estimates import Estimates
 from .events import EventLog
 from .job import CANCELLED, FAILED, QUEUED, RUNNING, Job
+from .job_queue import JobQueue
 from .journal import Journal
 from .metrics import Metrics
 from .overdue import watch
@@ -46,10 +47,8 @@ class Scheduler:
         self.estimates = Estimates(journal)
         self.endings = Endings(settings, journal, events, metrics, self.estimates, self._forget)
         self.slots: list[WorkerSlot] = []
-        self._waiting: list[Job] = []
+        self._queue = JobQueue(events, self.estimates)
         self._runs: dict[str, tuple[WorkerSlot, Run]] = {}  # by job, until it ends
-        self._told: dict[str, int] = {}  # the position that each job was told last
-        self._alone: set[str] = set()  # jobs that have been part of a batch that failed
         self._capabilities: dict[str, Any] | None = None
         self._reader = FileReader()
         self._tasks: set[asyncio.Task] = set()
@@ -82,17 +81,15 @@ class Scheduler:
             self._spawn(self.endings.finish_old(job))
         elif job.attempts >= MAX_ATTEMPTS:
             self.endings.fail(job, "worker_failed", f"it was begun {job.attempts} times and never ended", AGAIN)
-        elif job.id not in self._runs and all(other.id != job.id for other in self._waiting):
+        elif job.id not in self._runs and job.id not in self._queue:
             self.journal.update(job.id, state=QUEUED)
-            self._waiting.append(job)
+            self._queue.jobs.append(job)
             self._pump()
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job that waits or runs; its sampler stops at the next step. Others are left as they are."""
-        job = next((job for job in self._waiting if job.id == job_id), None)
-        if job is not None:
-            self._waiting.remove(job)
-        elif job_id in self._runs:
+        job = self._queue.take(job_id)
+        if job_id in self._runs:
             slot, run = self._runs[job_id]
             job = next(job for job in run.jobs if job.id == job_id)
             self.drop(slot, run, job)
@@ -111,7 +108,7 @@ class Scheduler:
         """Return how many jobs wait and run, and the states of the workers."""
         runs = [run for slot in self.slots for run in slot.runs]
         running = sum(len(run.live) for run in runs if run.started is not None)
-        queued = len(self._waiting) + sum(len(run.live) for run in runs if run.started is None)
+        queued = len(self._queue.jobs) + sum(len(run.live) for run in runs if run.started is None)
         return {"queued": queued, "running": running, "workers": [{"state": slot.state} for slot in self.slots]}
 
     def drop(self, slot: WorkerSlot, run: Run, job: Job) -> None:
@@ -129,6 +126,9 @@ class Scheduler:
 
     def on_started(self, slot: WorkerSlot) -> None:
         """A worker has just been started: it loads what the operator wants to be warm."""
+        unknown = unknown_allowed(slot.about, self.settings)
+        if unknown:
+            log.warning("--allow names nodes that the worker's ComfyUI does not have: %s", ", ".join(unknown))
         for name in self.settings.preload:
             prompt = preload_prompt(name, slot.about)
             if prompt is not None:
@@ -198,33 +198,30 @@ class Scheduler:
                 self.endings.fail(job, "worker_failed", reason, AGAIN)
                 continue
             if run.started is not None:
-                self._alone.add(job.id)
+                self._queue.keep_alone(job)
                 self.events.emit(job.id, "warning", {"message": warning})
             self.journal.update(job.id, state=QUEUED)
             again.append(job)
-        self._waiting[:0] = again
+        self._queue.put_back(again)
         self.endings.discard(run)
 
     # From the queue to the workers.
 
     def _pump(self) -> None:
         """Give waiting jobs to workers that have room, then tell the others their place."""
-        if self.slots and all(slot.failed for slot in self.slots):
-            for job in list(self._waiting):
-                self._waiting.remove(job)
-                self.endings.fail(job, "worker_failed", f"no worker starts: {self.slots[0].reason}", AGAIN)
-        while self._waiting and (slot := self._slot_for(self._waiting[0])) is not None:
-            jobs = self._next_jobs()
+        while self._queue.jobs and self.slots and all(slot.failed for slot in self.slots):
+            job = self._queue.jobs.pop(0)
+            self.endings.fail(job, "worker_failed", f"no worker starts: {self.slots[0].reason}", AGAIN)
+        while self._queue.jobs and (slot := self._slot_for(self._queue.jobs[0])) is not None:
+            jobs = self._queue.take_next()
             try:
                 check_nodes_and_models(jobs[0].manifest, self._capabilities)
             except Refusal as refusal:
                 for job in jobs:
                     self.endings.end(job, FAILED, refusal.error())
-                continue
-            self._give(slot, jobs)
-        before = sum(len(run.live) for slot in self.slots for run in slot.runs)
-        for place, job in enumerate(self._waiting):
-            self._tell_place(job, before + place)
+            else:
+                self._give(slot, jobs)
+        self._queue.tell_all(sum(len(run.live) for slot in self.slots for run in slot.runs), self._serving())
 
     def _slot_for(self, job: Job) -> WorkerSlot | None:
         """Return the worker with the shortest queue, of equal ones one that has the job's models; None if all full."""
@@ -233,51 +230,34 @@ class Scheduler:
         free = [slot for slot in self.slots if slot.serves and len(slot.runs) <= ahead]
         return min(free, key=lambda slot: (len(slot.runs), not names <= set(slot.warm)), default=None)
 
-    def _next_jobs(self) -> list[Job]:
-        """Take the first job from the queue, and those right behind it that can be sampled together with it."""
-        jobs = [self._waiting.pop(0)]
-        key = self._batch_key(jobs[0])
-        most = min(MAX_JOBS, MAX_ELEMENTS // max(1, latent_elements(jobs[0].manifest))) if key else 1
-        while len(jobs) < most and self._waiting and self._batch_key(self._waiting[0]) == key:
-            jobs.append(self._waiting.pop(0))
-        return jobs
-
-    def _batch_key(self, job: Job) -> str | None:
-        return None if job.id in self._alone else batch_key(job.manifest)
-
     def _give(self, slot: WorkerSlot, jobs: list[Job]) -> None:
         before = sum(len(other.live) for other in slot.runs)
         run, names = Run(jobs, self.events), known_names(slot.about)
         for job in jobs:
             self._runs[job.id] = (slot, run)
-            self._tell_place(job, before)
+            self._queue.tell(job, before, self._serving())
         if len(jobs) > 1:
             prompt = compose_batch(run, names)
         else:
             prompt = compose(jobs[0].manifest, run.result_name(jobs[0]), jobs[0].blobs, names)
         slot.give(run, prompt, any(job.manifest.get("preview", True) for job in jobs))
 
-    def _tell_place(self, job: Job, position: int) -> None:
-        """Tell a job how many are before it, if that has changed."""
-        if self._told.get(job.id) != position:
-            self._told[job.id] = position
-            per_job = self.estimates.job_seconds(job.manifest)
-            workers = max(1, sum(slot.serves for slot in self.slots))
-            seconds = None if per_job is None else round(position * per_job / workers, 2)
-            self.events.emit(job.id, "queued", {"position": position, "seconds": seconds})
+    def _serving(self) -> int:
+        return sum(slot.serves for slot in self.slots)
 
     def _read_ahead(self, slot: WorkerSlot, run: Run) -> None:
         """Have the files of the next job read from the disk while this run computes."""
         others = [other.jobs[0] for other in slot.runs if other is not run]
-        for name in (name for job in [*others, *self._waiting][:1] for name in _models(job) if name not in slot.warm):
+        for name in (
+            name for job in [*others, *self._queue.jobs][:1] for name in _models(job) if name not in slot.warm
+        ):
             place = find_model(slot.about, name)
             if place is not None and name not in _models(run.jobs[0]):
                 self._reader.read(place[1])
 
     def _forget(self, job: Job) -> None:
         self._runs.pop(job.id, None)
-        self._told.pop(job.id, None)
-        self._alone.discard(job.id)
+        self._queue.forget(job)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -296,7 +276,7 @@ def _models(job: Job) -> list[str]:
 
 def _error(data: dict[str, Any]) -> tuple[str, str]:
     """Return the message for an exception in a node, and what to do next."""
-    kind, text = str(data.get("exception_type", "")), str(data.get("exception_message", "")).strip()
+    kind, text = str(data.get("exception_type", "")), str(data.get("exception_message", "")).strip()[:2000]
     message = f"{data.get('node_type')}: {kind.split('.')[-1]}: {text}"
     if any(phrase in message.lower() for phrase in NO_MEMORY):  # torch's words differ from device to device
         return message, OUT_OF_MEMORY

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import aiohttp
@@ -207,16 +208,16 @@ class WorkerSlot:
         run.end()
         self.owner.on_event(self, run, kind, data)
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.create_task(self._guard(work))
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._task_ended)
 
-    async def _guard(self, work: Any) -> None:
+    def _task_ended(self, task: asyncio.Task) -> None:
         """A worker that does not answer is as good as dead."""
-        try:
-            await work
-        except RefusedError as error:
-            log.warning("worker %d: %s", self.worker.number, error)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, (aiohttp.ClientError, asyncio.TimeoutError, OSError)):
             self.kill(f"the worker does not answer ({type(error).__name__}: {error})")
+        elif error is not None:
+            log.error("worker %d: %s", self.worker.number, error, exc_info=error)

@@ -167,8 +167,24 @@ class TestKey:
         def cached(manifest):
             manifest["graph"]["cache"] = {"class_type": "VelocityFirstBlockCache", "inputs": {}}
 
+        def linked_name(manifest):
+            manifest["graph"]["sampler"]["inputs"]["sampler_name"] = ["loader", 0]
+
+        def latent_of_another_node(manifest):
+            manifest["graph"]["other"] = {"class_type": "LatentUpscale", "inputs": {"samples": {"@cut": 1}}}
+
         def other_sampler(manifest):
             manifest["graph"]["sampler"]["class_type"] = "KSamplerAdvanced"
 
-        for change in (exact, two_items, batch, masked, live_option, cached, other_sampler):
+        for change in (
+            exact,
+            two_items,
+            batch,
+            masked,
+            live_option,
+            cached,
+            linked_name,
+            latent_of_another_node,
+            other_sampler,
+        ):
             assert self.key(change) is None, change.__name__
