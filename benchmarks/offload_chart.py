@@ -78,7 +78,7 @@ def _wire(axes: "Axes", data: dict[str, Any]) -> None:
     axes.set_ylim(len(SHOWN) - 0.5, -0.5)
     axes.set_title("Megabytes", loc="left", size=10.5, color=INK, weight="bold")
     for place, (label, colour) in zip(
-        (0.32, 0.56, 0.72), (("as fp32", OTHER), ("sent", OURS), ("least", LEAST)), strict=True
+        (0.42, 0.68, 0.84), (("as fp32", OTHER), ("sent", OURS), ("least", LEAST)), strict=True
     ):
         axes.text(place, 1.035, label, transform=axes.transAxes, size=9, color=colour, weight="bold")
 

@@ -1,9 +1,9 @@
 """The phases of the offload benchmark. Both sides take turns, so a machine that slows down slows both."""
 
 import asyncio
+import itertools
 import statistics
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,26 +106,40 @@ async def _previews(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, eff
 
 
 async def _queue(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
-    """All jobs at once from several clients, against all prompts at once in the worker's own queue."""
+    """All jobs at once from several clients, against all prompts at once in the worker's own queue.
+
+    `pause` is the median of the milliseconds from the end of a prompt to the begin of the next one in the worker.
+    """
     seconds: dict[str, list[float]] = {"straight": [], "offloaded": []}
+    pauses: dict[str, list[float]] = {"straight": [], "offloaded": []}
     lost = doubled = equal = 0
     for number in range(effort.rounds):
         for side in ("straight", "offloaded") if number % 2 else ("offloaded", "straight"):
             given = [jobs.new() for _ in range(effort.jobs)]
+            hashes = []
             begin = time.monotonic()
             if side == "straight":
                 await asyncio.gather(*(worker.run(job) for job in given))
             else:
                 hashes = await _from_clients(endpoint.url, given, effort.clients)
             seconds[side].append(time.monotonic() - begin)
+            seeds = {job.seed for job in given}
+            ran = [run for run in await worker.history() if run.seed in seeds]
+            pauses[side] += [MS * (after.begin - run.end) for run, after in itertools.pairwise(ran)]
             if side == "offloaded":
-                ran = Counter(await worker.seeds_run())
-                lost += sum(ran[job.seed] == 0 for job in given)
-                doubled += sum(ran[job.seed] > 1 for job in given)
+                lost += len(seeds) - len({run.seed for run in ran})
+                doubled += len(ran) - len({run.seed for run in ran})
                 equal += len(given) - len(set(hashes))
-    ratio = sum(seconds["straight"]) / sum(seconds["offloaded"])
-    counts = {"jobs": effort.jobs, "clients": effort.clients, "lost": lost, "doubled": doubled, "equal": equal}
-    return {"seconds": seconds, "ratio": ratio, **counts}
+    return {
+        "jobs": effort.jobs,
+        "clients": effort.clients,
+        "seconds": seconds,
+        "ratio": sum(seconds["straight"]) / sum(seconds["offloaded"]),
+        "pause": {side: statistics.median(values) for side, values in pauses.items()},
+        "lost": lost,
+        "doubled": doubled,
+        "equal": equal,
+    }
 
 
 async def _from_clients(url: str, jobs: Sequence[TinyJob], clients: int) -> list[str]:

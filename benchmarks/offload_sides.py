@@ -9,7 +9,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from velocity_nodes.endpoint.compose import compose
@@ -55,6 +55,14 @@ class Times:
     def seconds(self) -> float:
         """From the begin to the end."""
         return self.end - self.begin
+
+
+class Ran(NamedTuple):
+    """A prompt in the worker's history: its sampler's seed, and when it began and ended, in seconds of its clock."""
+
+    seed: int
+    begin: float
+    end: float
 
 
 class BenchEndpoint(Endpoint):
@@ -129,13 +137,16 @@ class Worker:
         await ended
         return times
 
-    async def seeds_run(self) -> list[int]:
-        """Return the seeds of all samplers in the worker's history, which has each prompt that ran."""
+    async def history(self) -> list[Ran]:
+        """Return every prompt with a sampler that ran here, in order."""
         async with self._session.get(f"{self.url}/history") as answer:
-            prompts = [entry["prompt"][2] for entry in (await answer.json()).values()]
-        inputs = [node["inputs"] for prompt in prompts for node in prompt.values()]
-        lists = [json.loads(found["seeds"]) for found in inputs if "seeds" in found]  # of the batched sampler
-        return [found["seed"] for found in inputs if "seed" in found] + [seed for seeds in lists for seed in seeds]
+            entries = (await answer.json()).values()
+        ran = []
+        for entry in entries:
+            seeds = [node["inputs"]["seed"] for node in entry["prompt"][2].values() if "seed" in node["inputs"]]
+            at = {kind: data["timestamp"] / 1000 for kind, data in entry["status"]["messages"]}
+            ran += [Ran(seed, at["execution_start"], at["execution_success"]) for seed in seeds]
+        return sorted(ran, key=lambda run: run.begin)
 
     async def _listen(self) -> None:
         async for message in self._socket:

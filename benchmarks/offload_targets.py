@@ -77,6 +77,11 @@ def markdown(data: dict[str, Any], verdicts: list[Verdict]) -> str:
         jobs, seconds = data[name]["jobs"], data[name]["seconds"][part]
         label = {"queue": f"{jobs} jobs, {part}", "batching": f"{jobs} jobs offloaded, {part}"}[name]
         lines.append(f"| {label} | {', '.join(f'{jobs / value:.2f}' for value in seconds)} |")
+    pause = ", ".join(f"{value:.1f} ms {side}" for side, value in data["queue"]["pause"].items())
+    lines += [
+        "",
+        f"From the end of one of the many prompts to the begin of the next, in the worker: {pause} (medians).",
+    ]
     lines += ["", "Bytes between client and endpoint for one job.", ""]
     lines += ["| | bodies sent | sent with headers | received |", "|---|--:|--:|--:|"]
     for name, run in data["rerun"].items():
