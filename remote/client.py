@@ -70,7 +70,7 @@ class EndpointClient:
                     continue
                 if "data" in fields:
                     number, kind = fields.get("id") or str(after), fields.get("event", "message")
-                    if not number.isdecimal():
+                    if not number.isdecimal() or len(number) > 15:
                         raise answers.bad_answer("an event whose id is no number")
                     yield int(number), kind, answers.parse(fields["data"], answers.EVENTS.get(kind, {}))
                 fields = {}

@@ -295,6 +295,7 @@ def test_an_answer_that_never_ends_is_refused(monkeypatch):
     [
         "id: x\nevent: step\ndata: {}\n\n",
         'id: -1\nevent: step\ndata: {"value": 1, "max": 2}\n\n',
+        f'id: {"9" * 5000}\nevent: step\ndata: {{"value": 1, "max": 2}}\n\n',
         "id: 1\nevent: step\ndata: {\n\n",
         "id: 1\nevent: step\ndata: []\n\n",
         'id: 1\nevent: step\ndata: {"value": "1", "max": 2}\n\n',
