@@ -11,21 +11,18 @@ GRAPH_TYPES = frozenset(
 )
 BESIDE_THEM = frozenset({"INT", "FLOAT", "BOOLEAN"})
 CORE_MODULES = ("nodes", "comfy_extras.")
-# Read files of the input or output folder, or expand to another endpoint.
-NEVER = frozenset({"LoadLatent", "LoadTrainingDataset", "VelocityOffload", "VelocityRemoteSampler", "VelocityDispatch"})
+NEVER = frozenset({"LoadLatent", "LoadTrainingDataset"})  # they read files of the input and output folders
+NEVER_OURS = frozenset({"LATENT"})  # what gives latents in this pack is Offload, which would call another endpoint
 
 
 def is_allowed(name: str, node_class: type, pack: str) -> bool:
     """Whether clients may use this class. `pack` is the module name of this pack."""
     if name in NEVER or getattr(node_class, "OUTPUT_NODE", False):
         return False
-    if getattr(node_class, "API_NODE", False) or not _from_here(node_class, pack):
-        return False
-    types = [str(kind) for kind in getattr(node_class, "RETURN_TYPES", ())]
-    return any(kind in GRAPH_TYPES for kind in types) and all(kind in GRAPH_TYPES | BESIDE_THEM for kind in types)
-
-
-def _from_here(node_class: type, pack: str) -> bool:
+    types = {str(kind) for kind in getattr(node_class, "RETURN_TYPES", ())}
     module = getattr(node_class, "RELATIVE_PYTHON_MODULE", "nodes")
-    core = module == CORE_MODULES[0] or module.startswith(CORE_MODULES[1])
-    return core or node_class.__module__.startswith(f"{pack}.nodes.")
+    if node_class.__module__.startswith(f"{pack}.nodes."):
+        known = not types & NEVER_OURS
+    else:
+        known = module == CORE_MODULES[0] or module.startswith(CORE_MODULES[1])
+    return known and bool(types & GRAPH_TYPES) and types <= GRAPH_TYPES | BESIDE_THEM

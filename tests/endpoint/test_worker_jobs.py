@@ -172,7 +172,8 @@ def test_capabilities(stack):
         "VelocitySaveQuantizedModel",
         "ModelSave",
     }
-    assert not refused & classes
+    refused |= {"VelocityOffloadDispatch", "VelocityOffloadLocal", "LoadTrainingDataset", "VelocitySpeedReport"}
+    assert refused <= set(stack.slot.about["classes"]) and not refused & classes
     assert found["models"]["diffusion_models"] == {TINY_MODEL: (DEMO_PACK / TINY_MODEL).stat().st_size}
     assert set(found["fingerprint"]) == {"comfyui", "torch", "device", "attention", "dtypes"}
     assert found["protocol"] == 1 and found["limits"]["nodes"] == 200
