@@ -135,4 +135,4 @@ def _model_name(text: str) -> str | None:
         return None
     if _OUTSIDE.search(name):
         raise bad_request(f"the model {quoted(name)} is a path; models go by their name in ComfyUI's folders")
-    return name
+    return name.replace("\\", "/")  # the client may run on another system; `capabilities` have forward slashes

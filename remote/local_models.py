@@ -12,9 +12,10 @@ SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
 def model_names(graph: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the model files named in the widgets of a graph, sorted."""
+    """Return the model files named in the widgets of a graph, with forward slashes, sorted."""
     values = (value for node in graph.values() for value in node["inputs"].values())
-    return sorted({value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)})
+    names = (value.replace("\\", "/") for value in values if isinstance(value, str))
+    return sorted({name for name in names if name.lower().endswith(SUFFIXES)})
 
 
 def find_models(names: Iterable[str]) -> dict[str, Path]:

@@ -271,7 +271,13 @@ def test_models_are_names_and_not_paths(name):
 def test_models_and_classes_must_be_there():
     for name in ("other.safetensors", "known.SAFETENSORS", "inside.safetensors", "a dog, embedding:no.pt"):
         assert refused(manifest(graph=sampler_inputs(lora=name))) == "missing_model"
-    for name in ("flux/inside.safetensors", "a..b", "a dog, embedding:known.safetensors", "../not a model"):
+    for name in (
+        "flux/inside.safetensors",
+        "flux\\inside.safetensors",
+        "a..b",
+        "a dog, embedding:known.safetensors",
+        "../not a model",
+    ):
         assert admit(manifest(graph=sampler_inputs(lora=name)), LIMITS, CAPABILITIES) == []
     graph = sampler_inputs()
     graph["5"]["class_type"] = "VelocityReturn"
