@@ -33,13 +33,19 @@ def scalars(value: Any, form: Manifest) -> Iterator[Any]:
         source = form.graph[value[0]]
         if source.class_type.startswith("Primitive"):
             yield from (item for item in source.inputs.values() if not isinstance(item, (dict, list)))
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from scalars(item, form)
-        if isinstance(value, dict):
-            yield from value
     else:
-        yield value
+        yield from _scalars_within(value)
+
+
+def _scalars_within(literal: Any) -> Iterator[Any]:
+    """Yield the texts and numbers in a literal. What looks like a link deep inside of it is none for ComfyUI."""
+    if isinstance(literal, (dict, list)):
+        for item in literal.values() if isinstance(literal, dict) else literal:
+            yield from _scalars_within(item)
+        if isinstance(literal, dict):
+            yield from literal
+    else:
+        yield literal
 
 
 def check_acyclic(form: Manifest) -> None:
