@@ -92,6 +92,7 @@ INNER_NAME = blob_name(INNER)
         raw({"value": 1, "blobs": {NAME: [0, float("inf")]}}, BLOB),
         raw({"value": 1, "blobs": {NAME: [0, float("nan")]}}, BLOB),
         raw({"value": 1, "blobs": {NAME: [-SIZE, 0]}}, BLOB),
+        raw({"value": 1, "blobs": {NAME: [5, SIZE]}}, BLOB),
         raw({"value": 1, "blobs": {NAME: [0, SIZE + 1]}}, BLOB),
         raw({"value": 1, "blobs": {NAME: [0, 1 << 62]}}, BLOB),
         raw({"value": 1, "blobs": {NAME: [1, SIZE + 1]}}, b" " + BLOB),
