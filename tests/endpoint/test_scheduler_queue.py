@@ -101,3 +101,19 @@ def test_a_restarted_endpoint_ends_every_job(tmp_path):
         assert not left.exists()
     finally:
         stack.stop()
+
+
+def test_two_workers_share_the_queue_and_one_goes_on_when_the_other_dies(tmp_path):
+    stack = Stack(tmp_path, workers=2)
+    try:
+        stack.until(lambda: [slot.state for slot in stack.scheduler.slots] == ["ready", "ready"])
+        jobs = [stack.submit(stack.job(*tiny_job(seed=number, steps=150))) for number in range(3)]
+        ran = [dict(stack.follow(job, until=("running",)))["running"]["worker"] for job in jobs[:2]]
+        assert sorted(ran) == [0, 1]
+        stack.scheduler.slots[1].worker.process.kill()
+        for job in jobs:
+            stack.wait(job)
+        ran = [[data["worker"] for kind, data in stack.follow(job) if kind == "running"] for job in jobs]
+        assert ran[0] == [0] and 0 in ran[1] + ran[2]
+    finally:
+        stack.stop()
