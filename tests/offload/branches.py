@@ -62,6 +62,12 @@ class Branches:
         """Add an empty latent; 64 is 32 pixels here."""
         return self.add("EmptyLatentImage", width=width, height=64, batch_size=batch)
 
+    def mask(self) -> Link:
+        """Add a mask of the left half."""
+        whole = self.add("SolidMask", value=0.0, width=32, height=32)
+        half = self.add("SolidMask", value=1.0, width=16, height=32)
+        return self.add("MaskComposite", destination=whole, source=half, x=0, y=0, operation="add")
+
     def ksampler(self, model: Link, positive: Link, negative: Link, latent: Link, **widgets: Any) -> Link:
         """Add a KSampler."""
         widgets = {"seed": 7, "steps": 3, "cfg": 1.0, "sampler_name": "euler", "denoise": 1.0, **widgets}

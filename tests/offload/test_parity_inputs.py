@@ -8,13 +8,6 @@ from dev.endpoint import Endpoint
 from dev.server import ComfyServer
 
 
-def mask(branches: Branches) -> Link:
-    """Add a mask of the left half."""
-    whole = branches.add("SolidMask", value=0.0, width=32, height=32)
-    half = branches.add("SolidMask", value=1.0, width=16, height=32)
-    return branches.add("MaskComposite", destination=whole, source=half, x=0, y=0, operation="add")
-
-
 def painted(branches: Branches) -> Link:
     """Add a finished latent to start from."""
     return branches.ksampler(branches.model(), branches.text(), branches.text(), branches.empty(), seed=1)
@@ -32,7 +25,7 @@ def test_latents(client: ComfyServer, endpoint: Endpoint) -> None:
             again = branches.ksampler(model, other, text, sampled, seed=8, steps=2, denoise=0.6)
             branches.save(f"{name}, sampled again", again)
 
-        masked = branches.add("SetLatentNoiseMask", samples=finished, mask=mask(branches))
+        masked = branches.add("SetLatentNoiseMask", samples=finished, mask=branches.mask())
         paint("partial denoise", finished, denoise=0.5)
         paint("noise mask", masked, denoise=0.7)
         paint("noise mask, ddim fills with noise", masked, sampler_name="ddim", cfg=7.0)
@@ -156,7 +149,7 @@ def test_conditioning(client: ComfyServer, endpoint: Endpoint) -> None:
             "ConditioningSetAreaPercentage", conditioning=green, width=0.5, height=0.5, x=0.25, y=0.25, strength=1.0
         )
         masked = branches.add(
-            "ConditioningSetMask", conditioning=green, mask=mask(branches), strength=0.9, set_cond_area="default"
+            "ConditioningSetMask", conditioning=green, mask=branches.mask(), strength=0.9, set_cond_area="default"
         )
         early = branches.add("ConditioningSetTimestepRange", conditioning=red, start=0.0, end=0.4)
         late = branches.add("ConditioningSetTimestepRange", conditioning=green, start=0.4, end=1.0)

@@ -1,4 +1,4 @@
-"""Nodes that only the client of the offload tests has: what makes lists, and what expands to other nodes."""
+"""Nodes that only the client of the offload tests has: lists, objects in conditioning, nodes that expand to others."""
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -25,6 +25,21 @@ class OffloadTestSeeds(io.ComfyNode):
     def execute(cls, first: int, count: int) -> io.NodeOutput:
         """Return `count` seeds."""
         return io.NodeOutput(list(range(first, first + count)))
+
+
+class OffloadTestLive(io.ComfyNode):
+    """Hides an object in conditioning."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's schema."""
+        inputs, outputs = [io.Conditioning.Input("conditioning")], [io.Conditioning.Output()]
+        return io.Schema(node_id="OffloadTestLive", category=CATEGORY, inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, conditioning: list) -> io.NodeOutput:
+        """Return the conditioning with the object, which no sampler looks at."""
+        return io.NodeOutput([[tensor, {**options, "secret": object()}] for tensor, options in conditioning])
 
 
 class OffloadTestSampler(io.ComfyNode):
@@ -98,7 +113,7 @@ class OffloadTestExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class."""
-        return [OffloadTestSeeds, OffloadTestSampler, OffloadTestNested, OffloadTestNestedModel]
+        return [OffloadTestSeeds, OffloadTestLive, OffloadTestSampler, OffloadTestNested, OffloadTestNestedModel]
 
 
 async def comfy_entrypoint() -> ComfyExtension:
