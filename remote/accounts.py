@@ -51,8 +51,8 @@ def account(
     kinds: list[tuple[str, Any]] = list(zip(cut.kinds, packed, strict=True))
     manifest = egress.describe(kinds, sizes, transfer.sent, cut.prompt_text, cut.pixels)
     manifest.update(endpoint=url, job=transfer.job, bytes_sent=transfer.upload_bytes)
-    manifest.update(fidelity=level, because=why, graph=cut.graph)
-    file = egress.write(folder, manifest, transfer.job)
     said = egress.statement(manifest)
+    manifest.update(statement=said, fidelity=level, because=why, graph=cut.graph)
+    file = egress.write(folder, manifest, transfer.job)
     log.info("Offload: %s (%s). Sent %d bytes: %s. %s", level, why, transfer.upload_bytes, said, file)
     return f"{level}; sent {transfer.upload_bytes / 1e3:.1f} kB: {said}"

@@ -106,7 +106,11 @@ class Dispatcher:
             if isinstance(item, dict) and "shape" in (item.get("samples") or {})
         ]
         most_steps = max((number for number in steps if isinstance(number, int)), default=1)
-        return Work(", ".join(model_names(self.cut.graph)), most_steps, sum(map(math.prod, shapes)))
+        return Work(
+            ", ".join(model_names(self.cut.graph)),
+            most_steps,
+            sum(math.prod(shape[:1] + shape[2:]) for shape in shapes),
+        )
 
     async def _route(self, client: EndpointClient, work: Work) -> RunHere | None:
         capabilities = self.history.capabilities(self.endpoint.name) or {}

@@ -20,16 +20,17 @@ CAPABILITIES_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to denoise: `model` names the model files, `elements` counts the latent's numbers."""
+    """What there is to denoise: `model` names the model files, `cells` counts the latent's places
+    (batch, frames, height, width; not channels: an empty latent may have fewer than the model makes of it)."""
 
     model: str
     steps: int
-    elements: int
+    cells: int
 
     @property
     def units(self) -> int:
         """What the time is roughly proportional to."""
-        return max(self.steps, 1) * max(self.elements, 1)
+        return max(self.steps, 1) * max(self.cells, 1)
 
 
 class History:

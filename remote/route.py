@@ -5,6 +5,7 @@ from typing import Any
 
 from .history import History, Work
 
+CELL_BYTES = 64  # of a latent with 16 channels in float32
 REMOTE, LOCAL = "remote", "local"
 
 
@@ -29,7 +30,7 @@ def decide(
     if wire is None or denoise is None:
         return Decision(REMOTE, "measuring the endpoint once with this model")
     up, down, overhead = wire
-    transfer = overhead + upload_bytes / up + 4 * work.elements / down
+    transfer = overhead + upload_bytes / up + CELL_BYTES * work.cells / down
     cold = 0.0 if warm else history.load_seconds(endpoint, work.model) or 0.0
     remote = queue_seconds + cold + transfer + denoise
     if not can_run_here:
