@@ -13,7 +13,7 @@ import comfy.clip_vision  # noqa: F401  (slow to import, and `unpack` does when 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from mutations import garbled, mutated
-from raw_protocol import Raw, tiny_job
+from raw_protocol import FINAL, Raw, tiny_job
 from velocity_nodes.endpoint.admission import admit
 from velocity_nodes.endpoint.manifest import parse_json
 from velocity_nodes.endpoint.refusal import STATUS, Refusal
@@ -174,3 +174,30 @@ def test_a_thousand_mutations_of_requests_to_the_app(rig):
     manifests(), bodies(), blobs()
     assert len(statuses) >= 1000 and {200, 400, 413, 422} <= set(statuses)
     assert rig.memory() - memory < GROWTH
+
+
+def test_mutated_jobs_that_the_endpoint_accepts_come_to_an_end(rig):
+    """Admission and ComfyUI differ in what they take; whatever gets through ends, and the worker survives it."""
+    raw, worker, ends, log_start = rig.raw, rig.worker().pid, [], len(rig.endpoint.log_text())
+    assert {raw.put(data).status for data in BLOBS.values()} == {204}
+
+    @mutations(250)
+    @given(manifest=mutated(MANIFEST))
+    def jobs(manifest):
+        if isinstance(manifest, dict) and "key" in manifest:
+            manifest["key"] = uuid.uuid4().hex
+        answer = raw("POST", "/v1/jobs", manifest)
+        if answer.status != 200:
+            return
+        job = f"/v1/jobs/{answer.json['job']}"
+        if not answer.json["missing"]:
+            rig.until(lambda: raw("GET", job).json["state"] in FINAL, f"{manifest} ends", 30)
+            end = raw("GET", job).json
+            assert end["state"] == "done" or (end["error"]["message"] and end["error"]["next"]), end
+            ends.append(end["state"])
+        assert raw("DELETE", job).status == 204
+
+    jobs()
+    assert len(ends) > 20 and {"done", "failed"} <= set(ends)
+    assert rig.worker().pid == worker
+    assert "Traceback" not in rig.endpoint.log_text()[log_start:]

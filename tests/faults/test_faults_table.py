@@ -1,0 +1,31 @@
+"""docs/faults.md names every test of this folder, and no other."""
+
+import ast
+import re
+from pathlib import Path
+
+from test_faults_uploads import MALICIOUS
+
+from dev.host import ROOT
+
+TABLE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+BESIDE = {"test_the_valid_request_is_valid"}  # not of a fault
+
+
+def test_the_table_names_the_tests_that_there_are() -> None:
+    there = set()
+    for file in Path(__file__).parent.glob("test_*.py"):
+        if file.name != Path(__file__).name:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            there |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[:5] == "test_"}
+    named = re.findall(r"`(test_\w+)`", TABLE)
+    assert len(there) > 40 and len(named) == len(set(named))
+    assert set(named) == there - BESIDE
+
+
+def test_every_line_has_four_cells() -> None:
+    assert not [line for line in TABLE.splitlines() if line.startswith("|") and line.count("|") != 5]
+
+
+def test_the_table_counts_right() -> None:
+    assert f"{len(MALICIOUS)} in all" in TABLE
