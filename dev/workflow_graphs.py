@@ -34,6 +34,7 @@ CHAINS = {  # file name -> what stands in the title of its note, and the nodes b
     "offload": ("Offload", ()),
     "remote_sampler": ("Remote Sampler", ()),
 }
+COLUMN = 340  # from one node to the next
 REMOTE = ("offload", "remote_sampler")  # these leave Speed Report out: its model link would load the model here
 NOTE = """**{title}** sits between the model loader and the sampler. Everything else is a stock graph: bypass the node \
 (Ctrl+B) and you get the stock picture.
@@ -81,17 +82,18 @@ class Workflow:
 def shipped(name: str) -> Workflow:
     """Return the graph of `workflows/NAME.json`: text to image with Flux dev, as ComfyUI's own template does it."""
     chain, model, right = _chain(name, FLUX, LORA)
+    behind = right + (COLUMN if name == "offload" else 0)
     rows = (
         *chain,
         ("2", 0, 310, "DualCLIPLoader", {"clip_name1": CLIP, "clip_name2": T5, "type": "flux"}),
-        ("3", right + 800, 340, "VAELoader", {"vae_name": VAE}),
+        ("3", right + 800, 480 if name in REMOTE else 340, "VAELoader", {"vae_name": VAE}),
         ("4", right + 460, 340, "EmptySD3LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
         ("6", 340, 310, "CLIPTextEncode", {"clip": ["2", 0], "text": LANDSCAPE}),
         ("7", right + 460, 0, "FluxGuidance", {"conditioning": ["6", 0], "guidance": 3.5}),
         ("8", right + 460, 140, "ConditioningZeroOut", {"conditioning": ["6", 0]}),
         *_sampling(name, "9", right + 800, _sampler(model, "7", "8", "4")),
-        ("10", right + 1140, 0, "VAEDecode", {"samples": [_latent(name, "9"), 0], "vae": ["3", 0]}),
-        *_ending(name, model, "10", right + 1140, "velocity"),
+        ("10", behind + 1140, 0, "VAEDecode", {"samples": [_latent(name, "9"), 0], "vae": ["3", 0]}),
+        *_ending(name, model, "10", behind + 1140, "velocity"),
     )
     return _workflow(rows, name)
 
@@ -99,13 +101,14 @@ def shipped(name: str) -> Workflow:
 def demo(name: str) -> Workflow:
     """Return the graph of `demo/workflows/NAME_tiny.json`: the same with the tiny model, so that it runs anywhere."""
     chain, model, right = _chain(name, TINY_MODEL, TINY_LORA)
+    behind = right + (COLUMN if name == "offload" else 0)
     rows = (
         *chain,
         ("2", 0, 310, "TinyFluxTextEncode", {"text": SHAPES}),
         ("3", 340, 310, "EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
         *_sampling(name, "5", right + 340, _sampler(model, "2", "2", "3")),
-        ("6", right + 680, 0, "TinyFluxDecode", {"samples": [_latent(name, "5"), 0]}),
-        *_ending(name, model, "6", right + 680, "tiny"),
+        ("6", behind + 680, 0, "TinyFluxDecode", {"samples": [_latent(name, "5"), 0]}),
+        *_ending(name, model, "6", behind + 680, "tiny"),
     )
     return _workflow(rows, name)
 
@@ -118,9 +121,9 @@ def _chain(name: str, model: str, lora: str) -> tuple[list[tuple], str, int]:
     rows, key, x = [("1", 0, 0, *loader)], "1", 0
     for number, (kind, inputs) in enumerate(CHAINS[name][1]):
         names = {"lora_name": lora} if kind == "LoraLoaderModelOnly" else {}
-        before, key, x = key, str(20 + number), x + 340
+        before, key, x = key, str(20 + number), x + COLUMN
         rows.append((key, x, 0, kind, {"model": [before, 0], **names, **inputs}))
-    return rows, key, x
+    return rows, key, max(x, COLUMN)
 
 
 def _sampling(name: str, key: str, x: int, inputs: dict) -> list[tuple]:
@@ -130,7 +133,7 @@ def _sampling(name: str, key: str, x: int, inputs: dict) -> list[tuple]:
         return [(key, x, 0, "VelocityRemoteSampler", {**inputs, **remote})]
     rows = [(key, x, 0, "KSampler", inputs)]
     if name == "offload":
-        rows.append((_latent(name, key), x, 340, "VelocityOffload", {"samples": [key, 0], **remote}))
+        rows.append((_latent(name, key), x + COLUMN, 0, "VelocityOffload", {"samples": [key, 0], **remote}))
     return rows
 
 
