@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 OURS, OTHER, LEAST, LIMIT = "#0072B2", "#999999", "#009E73", "#D55E00"
 BAR = 0.7  # of the place of one row
+COVER = {"facecolor": "white", "edgecolor": "none", "pad": 0}  # so that a number is readable on a line
 SHOWN = ("FLUX.1, T5", "Wan, umt5, 60 of 512 tokens", "Qwen-Image", "FLUX.2 klein 9B", "FLUX.1 1024 x 1024")
 
 
@@ -22,7 +23,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(WIDTH, 3.8), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.12, right=0.97, top=0.72, bottom=0.07, wspace=0.75)
+    figure.subplots_adjust(left=0.12, right=0.97, top=0.72, bottom=0.07, wspace=0.7)
     figure.text(0.02, 0.92, "Offload on loopback: what the endpoint costs", size=14, color=INK)
     note = "Tiny trained FLUX, one CPU worker. Lines are the targets; bars in the first panel are medians."
     figure.text(0.02, 0.86, note, size=9.5, color=INK)
@@ -87,6 +88,6 @@ def _bars(axes: "Axes", rows: list[tuple[str, float, str]], text: str) -> None:
     """Bars with their numbers."""
     for row, (_, value, colour) in enumerate(rows):
         axes.barh(row, value, height=BAR * 0.8, color=colour)
-        axes.text(max(value, 0.0), row, " " + text.format(value), va="center", size=8.5, color=INK)
+        axes.text(max(value, 0.0), row, " " + text.format(value), va="center", size=8.5, color=INK, bbox=COVER)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)

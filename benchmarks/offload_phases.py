@@ -38,18 +38,11 @@ async def measure_endpoint(endpoint: BenchEndpoint, effort: Effort) -> dict[str,
         await offloaded(endpoint.url, jobs.new())  # loads the model
         await worker.run(jobs.new())
         data = {}
-        for name, phase in (("single", _single), ("rerun", _rerun), ("previews", _previews)):
-            data[name] = await _timed(name, phase(endpoint, worker, jobs, effort))
-        data["queue"] = await _timed("queue", _queue(endpoint, worker, jobs, effort))
-        data["batching"] = await _timed("batching", _batching(endpoint, jobs, effort))
+        for phase in (_single, _rerun, _previews, _queue, _batching):
+            name, begin = phase.__name__.removeprefix("_"), time.monotonic()
+            data[name] = await phase(endpoint, worker, jobs, effort)
+            print(f"  {name}: {time.monotonic() - begin:.0f} s", flush=True)
     return data
-
-
-async def _timed(name: str, phase: Any) -> Any:
-    begin = time.monotonic()
-    result = await phase
-    print(f"  {name}: {time.monotonic() - begin:.0f} s", flush=True)
-    return result
 
 
 async def _single(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
@@ -152,7 +145,7 @@ async def _from_clients(url: str, jobs: Sequence[TinyJob], clients: int) -> list
     return [times.sha256 for share in shares for times in share]
 
 
-async def _batching(endpoint: BenchEndpoint, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
+async def _batching(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
     """Jobs queued together that may share a batch, against as many that may not."""
     seconds: dict[str, list[float]] = {"exact": [], "batched": []}
     sizes: list[int] = []
