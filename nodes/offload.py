@@ -52,11 +52,10 @@ class VelocityOffload(io.ComfyNode):
         from ..remote.plan import plan
 
         builder = GraphBuilder()  # before anything is awaited, as its prefix is that of the node that runs now
-        get_node = cls.hidden.dynprompt.get_node
-        chosen = offload_inputs.options(widgets)
-        link, reason = await plan(samples, get_node, nodes.NODE_CLASS_MAPPINGS, chosen, builder)
-        if reason:
-            _say(f"running locally: {reason}", cls.hidden.unique_id)
+        dynprompt, chosen = cls.hidden.dynprompt, offload_inputs.options(widgets)
+        shown_on = dynprompt.get_display_node_id(samples[0])  # not a node that another one has expanded to
+        classes = nodes.NODE_CLASS_MAPPINGS
+        link = await plan(samples, dynprompt.get_node, classes, chosen, builder, shown_on)
         return io.NodeOutput(link, expand=builder.finalize())
 
 
@@ -146,9 +145,3 @@ class VelocityOffloadLocal(io.ComfyNode):
                 history.record_seconds(LOCAL, Work(**asked["work"]), seconds)
                 history.save()
         return io.NodeOutput(samples)
-
-
-def _say(text: str, node_id: str) -> None:
-    from server import PromptServer
-
-    PromptServer.instance.send_progress_text(text, node_id)

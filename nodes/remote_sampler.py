@@ -82,5 +82,6 @@ class VelocityRemoteSampler(io.ComfyNode):
             return own.get(node_id) or dynprompt.get_node(node_id)
 
         chosen = offload_inputs.options(inputs)
-        link, _ = await plan(sampler.out(0), get_node, nodes.NODE_CLASS_MAPPINGS, chosen, builder)
+        shown_on = dynprompt.get_display_node_id(cls.hidden.unique_id)
+        link = await plan(sampler.out(0), get_node, nodes.NODE_CLASS_MAPPINGS, chosen, builder, shown_on)
         return io.NodeOutput(link, expand=builder.finalize())

@@ -27,17 +27,22 @@ def private_folder() -> Path:
 
 
 async def plan(
-    link: Link, get_node: Callable[[str], dict], classes: dict[str, type], options: Options, builder: Any
-) -> tuple[Link, str | None]:
-    """Return the link whose value is the list of the sampler's items, and why it runs here if it does.
+    link: Link,
+    get_node: Callable[[str], dict],
+    classes: dict[str, type],
+    options: Options,
+    builder: Any,
+    shown_on: str,
+) -> Link:
+    """Return the link whose value is the list of the sampler's items.
 
-    `builder` is ComfyUI's GraphBuilder, which gets the nodes. Raises `SettingsError` and `CannotOffloadError`, and
+    `builder` is ComfyUI's GraphBuilder, which gets the nodes; `shown_on` is the node of the user's graph that shows the
+    progress, or why the sampler runs here. Raises `SettingsError` and `CannotOffloadError`, and
     `EndpointError` where the options want that.
     """
-    reason = None
     if options.route != "local":
         try:
-            return await _remote(link, get_node, classes, options, builder), None
+            return await _remote(link, get_node, classes, options, builder, shown_on)
         except CannotOffloadError as error:
             if options.route != "auto":
                 raise
@@ -47,11 +52,17 @@ async def plan(
                 raise
             reason = str(error)
         log.warning("Offload: running locally: %s", reason)
-    return [builder.node("VelocityOffloadLocal", samples=link).id, 0], reason
+        _show(f"running locally: {reason}", shown_on)
+    return [builder.node("VelocityOffloadLocal", samples=link).id, 0]
 
 
 async def _remote(
-    link: Link, get_node: Callable[[str], dict], classes: dict[str, type], options: Options, builder: Any
+    link: Link,
+    get_node: Callable[[str], dict],
+    classes: dict[str, type],
+    options: Options,
+    builder: Any,
+    shown_on: str,
 ) -> Link:
     folder = private_folder()
     endpoint = find_endpoint(options.endpoint, folder)
@@ -66,8 +77,8 @@ async def _remote(
     cuts = {f"cut{number}": cut_link for number, cut_link in enumerate(cut.links)}
     links = [cut_link if is_link(cut_link) else ["that expands to the sampler", 0] for cut_link in cut.links]
     request = json.dumps({"cut": asdict(replace(cut, links=links)), "options": asdict(options)})
-    node = builder.node("VelocityOffloadDispatch", request=request, samples=link, shown_on=link[0], **cuts)
-    node.set_override_display_id(link[0])
+    node = builder.node("VelocityOffloadDispatch", request=request, samples=link, shown_on=shown_on, **cuts)
+    node.set_override_display_id(shown_on)
     return [node.id, 0]
 
 
@@ -81,3 +92,9 @@ async def _node_classes(endpoint: Endpoint, folder: Path) -> list[str]:
         history.record_capabilities(endpoint.name, capabilities)
         history.save()
     return capabilities["node_classes"]
+
+
+def _show(text: str, node_id: str) -> None:
+    from server import PromptServer
+
+    PromptServer.instance.send_progress_text(text, node_id)

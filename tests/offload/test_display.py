@@ -1,10 +1,11 @@
 """What the user sees and can do while a job runs: progress, preview and text on the sampler's own node; interrupt."""
 
+import json
 import re
 import time
 
 import pytest
-from branches import GREEN, metric
+from branches import GREEN, Branches, metric
 from watch import Message, Watch
 
 from demo.graph import OFFLOAD_NODE, SAMPLER_NODE, offloaded, painting
@@ -97,3 +98,43 @@ def test_the_place_in_the_queue_is_shown(client: ComfyServer, endpoint: Endpoint
     while any(endpoint.get("/v1/health")[name] for name in ("running", "queued")):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ["Remote Sampler", "nested"])
+def test_a_node_that_expands_shows_it_itself(client: ComfyServer, endpoint: Endpoint, kind: str) -> None:
+    branches = Branches(remote=True)
+    model, text, latent = branches.model(), branches.text(), branches.empty()
+    if kind == "nested":
+        links = {"conditioning": text, "latent": latent, "seed": 512}
+        node = branches.add("OffloadTestNested", model=model, route="remote", **links)
+    else:
+        node = branches.ksampler(model, text, text, latent, seed=511)
+        branches.graph[node[0]]["class_type"] = "VelocityRemoteSampler"
+        branches.graph[node[0]]["inputs"] |= branches.widgets
+    branches.save("result", node)
+    with Watch(client) as watch:
+        client.wait(watch.submit(branches.graph))
+        watch.until("execution_success")
+    assert (
+        {message.node for message in watch.of("text")} == {message.node for message in watch.of("preview")} == {node[0]}
+    )
+    steps = [shown for message in watch.of("progress_state") for shown in message.data["nodes"].values()]
+    assert {shown["display_node_id"] for shown in steps if shown["max"] == 3} == {node[0]}
+
+
+@pytest.mark.parametrize("kind", ["Offload", "Remote Sampler"])
+def test_why_it_runs_here_is_shown(client: ComfyServer, kind: str) -> None:
+    graph = painting(GREEN, 520, steps=2)
+    settings = client.folder / "user" / "__velocity" / "endpoints.json"
+    known = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(json.dumps({**known, "gone": {**known["default"], "url": "http://127.0.0.1:9"}}))
+    if kind == "Offload":
+        graph = offloaded(graph, endpoint="gone")
+    else:
+        graph["sampler"]["class_type"] = "VelocityRemoteSampler"
+        graph["sampler"]["inputs"] |= {"endpoint": "gone", "route": "remote"}
+    with Watch(client) as watch:
+        client.wait(watch.submit(graph))
+        said = watch.until("text", "running locally")
+    assert said.node == SAMPLER_NODE
+    assert re.match(r"running locally: the endpoint http://127\.0\.0\.1:9 does not answer .*velocity serve", said.data)
