@@ -101,21 +101,24 @@ async def _previews(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, eff
 async def _queue(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
     """All jobs at once from several clients, against all prompts at once in the worker's own queue.
 
-    `pause` is the median of the milliseconds from the end of a prompt to the begin of the next one in the worker.
+    `pause` is the median of the milliseconds from the end of a prompt to the begin of the next one in the worker,
+    `waited` the seconds that it was ready to compute and had no core.
     """
     seconds: dict[str, list[float]] = {"straight": [], "offloaded": []}
     pauses: dict[str, list[float]] = {"straight": [], "offloaded": []}
+    waited = {"straight": 0.0, "offloaded": 0.0}
     lost = doubled = equal = 0
     for number in range(effort.rounds):
         for side in ("straight", "offloaded") if number % 2 else ("offloaded", "straight"):
             given = [jobs.new() for _ in range(effort.jobs)]
             hashes = []
-            begin = time.monotonic()
+            begin, waited_before = time.monotonic(), endpoint.waited()
             if side == "straight":
                 await asyncio.gather(*(worker.run(job) for job in given))
             else:
                 hashes = await _from_clients(endpoint.url, given, effort.clients)
             seconds[side].append(time.monotonic() - begin)
+            waited[side] += endpoint.waited() - waited_before
             seeds = {job.seed for job in given}
             ran = [run for run in await worker.history() if run.seed in seeds]
             pauses[side] += [MS * (after.begin - run.end) for run, after in itertools.pairwise(ran)]
@@ -129,6 +132,7 @@ async def _queue(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort
         "seconds": seconds,
         "ratio": sum(seconds["straight"]) / sum(seconds["offloaded"]),
         "pause": {side: statistics.median(values) for side, values in pauses.items()},
+        "waited": waited,
         "lost": lost,
         "doubled": doubled,
         "equal": equal,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
+import psutil
 from velocity_nodes.endpoint.compose import compose
 from velocity_nodes.remote.client import EndpointClient
 from velocity_nodes.remote.run_job import JobRun
@@ -87,6 +88,12 @@ class BenchEndpoint(Endpoint):
         """Return when each model call of all watched jobs ended."""
         file = self._packs / CLOCK.name / "times.txt"
         return [float(line) for line in file.read_text(encoding="ascii").splitlines()]
+
+    def waited(self) -> float:
+        """Return the seconds that the worker's threads have waited for a core; 0 where the system does not tell."""
+        worker = psutil.Process(self.process.pid).children()[0]
+        files = Path(f"/proc/{worker.pid}/task").glob("*/schedstat")
+        return sum(int(file.read_text(encoding="ascii").split()[1]) for file in files) / 1e9
 
     @property
     def _packs(self) -> Path:

@@ -77,11 +77,11 @@ def markdown(data: dict[str, Any], verdicts: list[Verdict]) -> str:
         jobs, seconds = data[name]["jobs"], data[name]["seconds"][part]
         label = {"queue": f"{jobs} jobs, {part}", "batching": f"{jobs} jobs offloaded, {part}"}[name]
         lines.append(f"| {label} | {', '.join(f'{jobs / value:.2f}' for value in seconds)} |")
-    pause = ", ".join(f"{value:.1f} ms {side}" for side, value in data["queue"]["pause"].items())
-    lines += [
-        "",
-        f"From the end of one of the many prompts to the begin of the next, in the worker: {pause} (medians).",
-    ]
+    queue = data["queue"]
+    for side, pause in queue["pause"].items():
+        waited, total = queue["waited"][side], sum(queue["seconds"][side])
+        text = f"{pause:.1f} ms from one prompt's end to the next one's begin (median)"
+        lines += ["", f"The worker, {side}: {text}; {waited:.1f} of {total:.1f} s without a core."]
     lines += ["", "Bytes between client and endpoint for one job.", ""]
     lines += ["| | bodies sent | sent with headers | received |", "|---|--:|--:|--:|"]
     for name, run in data["rerun"].items():
