@@ -174,3 +174,14 @@ def test_after_the_same_sampler_ran_here(client: ComfyServer, endpoint: Endpoint
     local = client.run(offloaded(painting(PROMPT, 81, steps=2), route="local"))
     assert jobs_done(endpoint) == before + 1
     assert torch.equal(plain, remote) and torch.equal(plain, load(local.images[0]))
+
+
+def test_two_offloads_behind_one_sampler(client: ComfyServer) -> None:
+    """They are one job; whichever fetches the result first, the other gets it too."""
+    branches = Branches(remote=True)
+    model, text, latent = branches.model(), branches.text(), branches.empty()
+    sampled = branches.ksampler(model, text, text, latent, seed=91, steps=8)
+    for name in ("one", "two", "three"):
+        branches.save(name, branches.offload(sampled))
+    latents = run(client, branches)
+    assert torch.equal(latents["one"], latents["two"]) and torch.equal(latents["one"], latents["three"])
