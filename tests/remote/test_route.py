@@ -4,7 +4,7 @@ import pytest
 from velocity_nodes.remote.history import History, Work
 from velocity_nodes.remote.route import Decision, decide, queue_seconds
 
-WORK = Work("flux.safetensors", 20, 250_000)  # a latent of 1 MB
+WORK = Work("flux.safetensors", 20, 15_625)  # a latent of 1 MB
 
 
 def measured(folder, local: float | None = 60.0, remote: float | None = 10.0, overhead: float | None = 0.5) -> History:
