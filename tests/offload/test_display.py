@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from dev.client import PromptError
 from dev.endpoint import Endpoint
 from dev.server import ComfyServer
 
-STEPS, FOREVER = 20, 900
+STEPS, FOREVER = 40, 900
 JPEG = b"\xff\xd8\xff"
 DONE = re.compile(r"done in \d+\.\d s on default, (exact|unverified); sent \d+\.\d kB: no pixels, no prompt text")
 INTERRUPT_SECONDS = 1.0
@@ -68,10 +69,11 @@ def test_interrupt_frees_the_endpoint(client: ComfyServer, endpoint: Endpoint) -
             client.wait(prompt_id)
     assert caught.value.interrupted
     while endpoint.get("/v1/health")["running"]:
-        assert time.monotonic() - start < INTERRUPT_SECONDS + 1
+        assert time.monotonic() - start < 2 * INTERRUPT_SECONDS
         time.sleep(0.01)
     freed = time.monotonic() - start
-    assert stopped < INTERRUPT_SECONDS and freed < INTERRUPT_SECONDS + 1
+    sys.stdout.write(f"interrupted after {stopped * 1e3:.0f} ms, the endpoint free after {freed * 1e3:.0f} ms\n")
+    assert stopped < INTERRUPT_SECONDS and freed < INTERRUPT_SECONDS
     assert metric(endpoint, 'velocity_finished_total{state="cancelled"}') == cancelled + 1
     client.run(offloaded(painting(GREEN, 503, steps=2)))  # and both go on
 
