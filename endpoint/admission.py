@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ..wire.model_names import MODEL_SUFFIXES
 from .graph import check_acyclic, check_link, is_link, scalars
 from .manifest import Manifest, check_form
 from .packed import Tensor, check_text, tensors_of
 from .refusal import Refusal, bad_request, quoted, too_large
 from .settings import Limits
 
-MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 MAX_LITERAL_DEPTH = 8
 # The last part of an input's name -> the limit that holds for its value.
 LIMITED = {

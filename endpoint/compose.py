@@ -5,7 +5,6 @@ import os
 from collections.abc import Container
 from typing import Any
 
-MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 GRAPH, CUT, RETURN = "g.", "cut", "return"
 
 
@@ -35,13 +34,6 @@ def is_link(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 2:
         return False
     return isinstance(value[0], str) and isinstance(value[1], (int, float))
-
-
-def model_names(graph: dict[str, Any]) -> list[str]:
-    """Return the names of the model files that a graph mentions, with forward slashes, sorted."""
-    values = (value for other in graph.values() for value in other["inputs"].values())
-    names = (value.replace("\\", "/") for value in values if isinstance(value, str))
-    return sorted({name for name in names if name.lower().endswith(MODEL_SUFFIXES)})
 
 
 def _input(value: Any, models: Container[str]) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .compose import model_names
+from ..wire.model_names import model_names
 from .estimates import Estimates
 from .events import EventLog
 from .job import CANCELLED, DONE, FAILED, Job

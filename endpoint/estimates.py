@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from .compose import model_names
+from ..wire.model_names import model_names
 from .journal import Journal
 
 WEIGHT = 0.3  # of the newest measurement

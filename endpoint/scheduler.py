@@ -4,11 +4,12 @@ import asyncio
 import logging
 from typing import Any
 
+from ..wire.model_names import model_names
 from .admission import check_nodes_and_models
 from .batching import compose_batch
 from .blobs import BlobStore
 from .capabilities import capabilities, find_model, known_names, unknown_allowed
-from .compose import compose, model_names
+from .compose import compose
 from .endings import AGAIN, Endings
 from .estimates import Estimates
 from .events import EventLog

@@ -12,13 +12,14 @@ from typing import Any
 
 from ..wire.blob import BlobError, blob_name
 from ..wire.container import read_container
+from ..wire.model_names import model_names
 from ..wire.values import UnshippableError, pack, unpack
 from .accounts import account, measure
 from .client import EndpointClient, EndpointError
 from .cut import CannotOffloadError, Cut
 from .display import SamplerDisplay
 from .history import History, Work
-from .local_models import find_models, model_names, start_hashing
+from .local_models import find_models, start_hashing
 from .options import RAISE, Options
 from .route import LOCAL, decide, queue_seconds
 from .run_job import JobRun

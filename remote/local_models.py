@@ -4,18 +4,8 @@ import hashlib
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from .history import History
-
-SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
-
-
-def model_names(graph: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the model files named in the widgets of a graph, with forward slashes, sorted."""
-    values = (value for node in graph.values() for value in node["inputs"].values())
-    names = (value.replace("\\", "/") for value in values if isinstance(value, str))
-    return sorted({name for name in names if name.lower().endswith(SUFFIXES)})
 
 
 def find_models(names: Iterable[str]) -> dict[str, Path]:
