@@ -9,7 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fault_rig import ENDPOINT_ARGUMENTS, Rig, private_node, write_keys  # noqa: E402
+from fault_rig import Rig  # noqa: E402
+from fault_setup import ENDPOINT_ARGUMENTS, private_node, write_keys  # noqa: E402
 
 from dev.endpoint import Endpoint  # noqa: E402
 from dev.server import ComfyServer  # noqa: E402

@@ -3,6 +3,7 @@
 import http.client
 import json
 import uuid
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -76,9 +77,18 @@ class Raw:
 
     def events(self, job: str) -> list[tuple[str, dict]]:
         """Return the job's events up to the last."""
-        text = self("GET", f"/v1/jobs/{job}/events").body.decode()
-        blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n")[1:] if block]
-        return [(block["event"], json.loads(block["data"])) for block in blocks if "event" in block]
+        return list(self.follow(job))
+
+    def follow(self, job: str) -> Iterator[tuple[str, dict]]:
+        """Yield the job's events as they come. The connection is of no more use if not all of them are read."""
+        self.connection.request("GET", f"/v1/jobs/{job}/events", headers=self.headers)
+        kind = ""
+        for line in self.connection.getresponse():
+            name, _, value = line.decode().strip().partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "data":
+                yield kind, json.loads(value)
 
 
 def tiny_job(seed: int, steps: int = 2, latent: torch.Tensor | None = None, **options: Any) -> tuple[dict, dict]:

@@ -5,14 +5,14 @@ import time
 import urllib.request
 
 import pytest
-from fault_rig import ANNA, FORMER
+from fault_setup import ANNA, FORMER
 from PIL import Image
 
 from demo.graph import offloaded
 from dev.client import PromptError
 from dev.endpoint import KEY
 
-LONG, VERY_LONG = 150, 1000  # steps, about 3 s and 20 s
+LONG, VERY_LONG = 100, 1000  # steps, about 2 s and 20 s
 STEP_SECONDS = 0.5  # more than a step takes, on a busy machine too
 
 

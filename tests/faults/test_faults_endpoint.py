@@ -6,7 +6,7 @@ from fault_proxy import DOWN, UP, Proxy
 from dev.client import PromptError
 from dev.server import free_port
 
-LONG = 150  # steps, about 3 s
+LONG = 100  # steps, about 2 s
 
 
 def test_down_before_submit(rig):
@@ -98,4 +98,4 @@ def test_killed_and_not_restarted(rig):
         rig.until(lambda: not worker.is_running(), "the worker ends with its endpoint", 5)
     finally:
         rig.endpoint.start()
-    rig.finish_old_jobs()
+    rig.until(rig.is_idle, "the restarted endpoint has finished the old job")

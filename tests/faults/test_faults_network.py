@@ -4,7 +4,7 @@ import time
 
 from fault_proxy import DOWN, UP, Proxy
 
-LONG = 150  # steps, about 3 s
+LONG = 100  # steps, about 2 s
 MEGABIT = 125_000.0  # bytes per second
 
 

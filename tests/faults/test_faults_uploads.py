@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import psutil
 import pytest
 import torch
-from fault_rig import BLOB_BYTES
+from fault_setup import BLOB_BYTES
 from raw_protocol import tiny_job
 from velocity_nodes.wire.blob import blob_name, encode_header
 from velocity_nodes.wire.tensor_blob import tensor_blob
 
 from dev.endpoint import KEY
 
-LONG = 150  # steps, about 3 s
+LONG = 100  # steps, about 2 s
 GROWTH = 64_000_000  # bytes of memory that an endpoint may grow by while it refuses things
 limits = pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="resource limits of processes need Linux")
 

@@ -2,11 +2,11 @@
 
 import psutil
 import pytest
-from fault_rig import STALL_SECONDS
+from fault_setup import STALL_SECONDS
 
 from dev.client import PromptError
 
-LONG = 150  # steps, about 3 s
+LONG = 100  # steps, about 2 s
 limits = pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="resource limits of processes need Linux")
 
 
