@@ -8,8 +8,9 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import nox
 import platformdirs
@@ -24,8 +25,32 @@ ENVIRONMENT = CACHE / f"python{sys.version_info.major}.{sys.version_info.minor}"
 # A matched trio: newer torch has no matching torchaudio on PyPI.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
-# Long, and about our own decisions: the ComfyUI around them makes no difference.
-SAME_ON_EVERY_COMFYUI = ("test_cache_samplers", "test_first_block_every_model")
+
+class Part(NamedTuple):
+    """Tests that run in one process; two parts run at a time, the long ones first."""
+
+    comfyui: str
+    folders: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+PARTS = (
+    Part(REFERENCE, ("browser", "benchmarks", "host")),
+    Part(REFERENCE, ("numerics",)),
+    # Left out are long files about our own decisions: the ComfyUI around them makes no difference.
+    Part(
+        FLOOR,
+        ("numerics",),
+        (
+            "--ignore=tests/numerics/test_cache_samplers.py",
+            "--ignore=tests/numerics/test_first_block_every_model.py",
+            "--deselect=tests/numerics/test_compile.py::test_checks_in_a_process_of_their_own[compile_architectures.py]",
+        ),
+    ),
+    Part(REFERENCE, ("endpoint", "wire", "remote")),
+    Part(FLOOR, ("host", "faults", "offload", "contract")),
+    Part(REFERENCE, ("faults", "offload", "contract", "unit")),
+)
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["tests"]
@@ -77,27 +102,30 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Lint, every test on the reference ComfyUI, and beside it what touches ComfyUI on the oldest one we support."""
+    """Lint, then every test on the reference ComfyUI, and on the oldest one we support what touches ComfyUI."""
     lint(session)
     if session.posargs:
         _run(session, "-m", "pytest", *session.posargs)
         return
-    left_out = [f"--ignore=tests/numerics/{name}.py" for name in SAME_ON_EVERY_COMFYUI]
-    folders = [f"tests/{name}" for name in ("contract", "numerics", "host", "offload", "faults")]
-    os.environ["OMP_NUM_THREADS"] = "1"  # tiny models, and two suites at once
-    with tempfile.TemporaryFile() as output:
-        command, environment = [_python(session), "-m", "pytest", *folders, *left_out], _environment(FLOOR)
-        floor = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            _run(session, "-m", "pytest")
-        finally:
-            code = floor.wait()
-            output.seek(0)
-            session.log(f"ComfyUI {FLOOR}:\n{output.read().decode('utf-8', 'replace')}")
-    if code:
-        session.error(f"tests failed on ComfyUI {FLOOR}")
+    python = _python(session)
+    left_over = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
+    left_over.difference_update(*(part.folders for part in PARTS if part.comfyui == REFERENCE))
+    if left_over:
+        session.error(f"no part of the tests has the folders {', '.join(sorted(left_over))}: add them to PARTS")
+
+    def run(part: Part) -> int:
+        command = [python, "-m", "pytest", *(f"tests/{name}" for name in part.folders), *part.options]
+        # One thread: the models are tiny, and another part runs beside this one.
+        environment = {**os.environ, **_environment(part.comfyui), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        session.log(f"ComfyUI {part.comfyui}: {' '.join(part.folders)}\n{done.stdout.decode('utf-8', 'replace')}")
+        return done.returncode
+
+    comfyui_tree(FLOOR, CACHE)
+    with ThreadPoolExecutor(2) as pool:
+        codes = list(pool.map(run, PARTS))
+    if any(codes):
+        session.error("tests failed, see above")
 
 
 @nox.session

@@ -71,6 +71,8 @@ def test_workflow_opens_and_keeps_its_values(
     assert frontend.complaints() == []
 
 
+# What runs is the same in both drawings; test_offload.py watches a run in either.
+@pytest.mark.parametrize("frontend", [True], ids=["nodes-2"], indirect=True)
 @pytest.mark.parametrize("name", DEMOS)
 def test_demo_workflow_runs(frontend: Frontend, server: ComfyServer, name: str, tmp_path: Path) -> None:
     frontend.load(workflow_file(name))
