@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 
 from .pack_copy import install_pack
-from .server import DEMO_PACK, ComfyServer, fill_folder, free_port
+from .server import DEMO_PACK, TINY_MODEL, ComfyServer, fill_folder, free_port
 
 KEY = "a-key-for-tests-only"
+ONLY_THERE = "only_there.safetensors"  # the tiny model by a name that no client has
 # What the tiny model needs for `text_encoding: remote`.
 ALLOWED = ("TinyFluxTextEncode",)
 
@@ -41,6 +42,8 @@ class Endpoint:
         try:
             install_pack(self.folder / "python" / "velocity_nodes")
             fill_folder(self.folder / "comfyui", pack=False)
+            models = self.folder / "comfyui" / "models" / "diffusion_models"
+            shutil.copyfile(models / TINY_MODEL, models / ONLY_THERE)
             self.start()
         except BaseException:
             self.__exit__(None, None, None)

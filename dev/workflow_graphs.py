@@ -59,7 +59,8 @@ is a stock graph, and the text encoders and the VAE stay here: bypass the node (
 **Connect**: run `velocity serve` on the machine with the GPU, set `VELOCITY_ENDPOINT` and `VELOCITY_API_KEY` as it \
 prints them, and start ComfyUI. Without an endpoint this graph runs here.
 
-The model file must be on the other machine; it need not be here.""",
+The model file must be on the other machine. Here an empty file of its name will do, \
+as ComfyUI only looks for the name.""",
     "remote_sampler": """**Remote Sampler** is KSampler on a faster machine. The text encoders and the VAE stay here; \
 only embeddings and latents leave.
 

@@ -44,7 +44,9 @@ class Dispatcher:
         self.cut, self.options, self.endpoint, self.folder, self.display = cut, options, endpoint, folder, display
         self.history = History(folder)
         self.blobs: dict[str, bytes] = {}
-        self.models = find_models(model_names(cut.graph))
+        names = model_names(cut.graph)
+        self.models = find_models(names)
+        self.not_here = [name for name in names if name not in self.models]
 
     async def run(self, values: list[list]) -> list | RunHere:
         """Return the items of the sampler's output for the cut links' `values` (a list of items each).
@@ -73,6 +75,9 @@ class Dispatcher:
                 history.save()
             if self.options.on_failure == RAISE:
                 raise
+            if self.not_here:
+                names = ", ".join(self.not_here)
+                raise EndpointError("failed", f"{error} And {names} is not on this machine, to run here") from error
             return self._here(str(error))
 
     def _here(self, reason: str, work: Work | None = None) -> RunHere:
@@ -124,7 +129,7 @@ class Dispatcher:
             sum(map(len, self.blobs.values())),
             queue_seconds(capabilities, health),
             warm=set(names) <= set(capabilities.get("warm", ())),
-            can_run_here=len(self.models) == len(names),
+            can_run_here=not self.not_here,
         )
         log.info("Offload: %s: %s", decision.route, decision.reason)
         self.display.text(f"{decision.route}: {decision.reason}")

@@ -9,14 +9,17 @@ from .history import History
 
 
 def find_models(names: Iterable[str]) -> dict[str, Path]:
-    """Return the paths of those that are in one of ComfyUI's model folders."""
+    """Return the paths of those that are in one of ComfyUI's model folders.
+
+    An empty file only stands for a model that is elsewhere: ComfyUI wants the name in its list.
+    """
     import folder_paths
 
     found = {}
     for name in names:
         for folder in folder_paths.folder_names_and_paths:
             path = folder_paths.get_full_path(folder, name)
-            if path is not None:
+            if path is not None and Path(path).stat().st_size:
                 found[name] = Path(path)
                 break
     return found
