@@ -53,7 +53,8 @@ PARTS = (
         ("host", "faults/test_faults_worker.py", "faults/test_faults_client.py", "offload", "contract"),
         ("--deselect=tests/host/test_cache_nodes.py::test_memory_does_not_grow",),
     ),
-    Part(REFERENCE, ("faults", "offload", "contract", "unit")),
+    Part(REFERENCE, ("faults",)),
+    Part(REFERENCE, ("unit", "offload", "contract")),
 )
 
 nox.options.default_venv_backend = "none"
