@@ -3,8 +3,9 @@
 import platform
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
+
+from velocity_nodes.wire.fingerprint import processor
 
 from .targets import Verdict
 
@@ -19,7 +20,7 @@ def environment(threads: int, **others: Any) -> dict[str, Any]:
         "comfyui": comfyui_version.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "cpu": _cpu_name(),
+        "cpu": processor(),
         "threads": threads,
         **others,
     }
@@ -30,10 +31,3 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     judged = [verdict.met for verdict in verdicts if verdict.met is not None]
     heading = f"## targets: {sum(judged)} of {len(judged)} met"
     return [heading, "", "```", *(verdict.line() for verdict in verdicts), "```", ""]
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -5,6 +5,8 @@ import os
 from collections.abc import Container
 from typing import Any
 
+from .graph import is_link
+
 GRAPH, CUT, RETURN = "g.", "cut", "return"
 
 
@@ -27,13 +29,6 @@ def compose(manifest: dict[str, Any], result: str, sent: list[str], models: Cont
 def graph_link(link: list) -> list:
     """Return a link of the client's graph as it is called in the prompt."""
     return [GRAPH + link[0], link[1]]
-
-
-def is_link(value: Any) -> bool:
-    """Whether ComfyUI takes an input's value for a link, `[node id, output]`."""
-    if not isinstance(value, list) or len(value) != 2:
-        return False
-    return isinstance(value[0], str) and isinstance(value[1], (int, float))
 
 
 def _input(value: Any, models: Container[str]) -> Any:

@@ -9,32 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..wire.blob import ITEM_BYTES, BlobError, BlobHeader, check_shape, is_blob_name
+from ..wire.grammar import CLIP_VISION_FIELDS, DTYPES, MAX_DEPTH, SMALLER
 from .refusal import Refusal, bad_request, quoted, too_large
 from .settings import Limits
-
-DTYPES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "int16": "I16",
-    "int32": "I32",
-    "int64": "I64",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float32": "F32",
-    "float64": "F64",
-}
-# What each dtype may travel as besides itself: wire/lossless.py, in safetensors' names.
-SMALLER = {
-    "F64": ("BF16", "F16", "F32"),
-    "F32": ("BF16", "F16"),
-    "I64": ("U8", "I16", "I32"),
-    "I32": ("U8", "I16"),
-}
-CLIP_VISION_FIELDS = ("last_hidden_state", "image_embeds", "penultimate_hidden_states", "mm_projected", "image_sizes")
-MAX_DEPTH = 32
 
 
 @dataclass(frozen=True)

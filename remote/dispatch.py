@@ -44,9 +44,9 @@ class Dispatcher:
         self.cut, self.options, self.endpoint, self.folder, self.display = cut, options, endpoint, folder, display
         self.history = History(folder)
         self.blobs: dict[str, bytes] = {}
-        names = model_names(cut.graph)
-        self.models = find_models(names)
-        self.not_here = [name for name in names if name not in self.models]
+        self.names = model_names(cut.graph)
+        self.models = find_models(self.names)
+        self.not_here = [name for name in self.names if name not in self.models]
 
     async def run(self, values: list[list]) -> list | RunHere:
         """Return the items of the sampler's output for the cut links' `values` (a list of items each).
@@ -113,7 +113,7 @@ class Dispatcher:
         ]
         most_steps = max((number for number in steps if isinstance(number, int)), default=1)
         return Work(
-            ", ".join(model_names(self.cut.graph)),
+            ", ".join(self.names),
             most_steps,
             sum(math.prod(shape[:1] + shape[2:]) for shape in shapes),
         )
@@ -121,14 +121,13 @@ class Dispatcher:
     async def _route(self, client: EndpointClient, work: Work) -> RunHere | None:
         capabilities = self.history.capabilities(self.endpoint.name) or {}
         health = await client.health()
-        names = model_names(self.cut.graph)
         decision = decide(
             self.history,
             self.endpoint.name,
             work,
             sum(map(len, self.blobs.values())),
             queue_seconds(capabilities, health),
-            warm=set(names) <= set(capabilities.get("warm", ())),
+            warm=set(self.names) <= set(capabilities.get("warm", ())),
             can_run_here=not self.not_here,
         )
         log.info("Offload: %s: %s", decision.route, decision.reason)

@@ -22,11 +22,9 @@ class SamplerDisplay:
 
     def text(self, text: str) -> None:
         """Put a line of text on the node."""
-        from server import PromptServer
-
         if text != self.last_text:
             self.last_text = text
-            PromptServer.instance.send_progress_text(text, self.shown_on)
+            show_text(text, self.shown_on)
 
     def tell(self, kind: str, data: Any) -> None:
         """Show an event of the protocol, or one of `JobRun`'s own. Raises ComfyUI's exception when interrupted."""
@@ -40,6 +38,13 @@ class SamplerDisplay:
         text = _text(kind, data)
         if text:
             self.text(text)
+
+
+def show_text(text: str, node: str) -> None:
+    """Put a line of text on a node of the user's graph."""
+    from server import PromptServer
+
+    PromptServer.instance.send_progress_text(text, node)
 
 
 def _text(kind: str, data: Any) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .client import EndpointClient, EndpointError
 from .cut import CannotOffloadError, Link, cut_graph, is_link
+from .display import show_text
 from .history import History
 from .node_types import NodeTypes
 from .options import RAISE, Options
@@ -52,7 +53,7 @@ async def plan(
                 raise
             reason = str(error)
         log.warning("Offload: running locally: %s", reason)
-        _show(f"running locally: {reason}", shown_on)
+        show_text(f"running locally: {reason}", shown_on)
     return [builder.node("VelocityOffloadLocal", samples=link).id, 0]
 
 
@@ -92,9 +93,3 @@ async def _node_classes(endpoint: Endpoint, folder: Path) -> list[str]:
         history.record_capabilities(endpoint.name, capabilities)
         history.save()
     return capabilities["node_classes"]
-
-
-def _show(text: str, node_id: str) -> None:
-    from server import PromptServer
-
-    PromptServer.instance.send_progress_text(text, node_id)

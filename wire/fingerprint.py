@@ -29,7 +29,7 @@ def fingerprint() -> dict[str, Any]:
     from comfy.cli_args import args
 
     device = comfy.model_management.get_torch_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
     flags = [flag for flag in DTYPE_FLAGS if getattr(args, flag, False)]
     return {
         "comfyui": comfyui_version.__version__,
@@ -60,7 +60,7 @@ def fidelity(
     return ("close", ", ".join(different)) if different else ("exact", "same weights, versions, device and attention")
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the name of the CPU: which vector instructions it has changes the last bits."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []

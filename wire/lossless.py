@@ -5,30 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
+from . import grammar
 from .blob import BlobError
 
-SAFETENSORS_NAMES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.int16: "I16",
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-}
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS_NAMES}
-# What each dtype may travel as, smallest first.
-SMALLER = {
-    torch.float64: (torch.bfloat16, torch.float16, torch.float32),
-    torch.float32: (torch.bfloat16, torch.float16),
-    torch.int64: (torch.uint8, torch.int16, torch.int32),
-    torch.int32: (torch.uint8, torch.int16),
-}
+DTYPES = {name: getattr(torch, name) for name in grammar.DTYPES}
+SAFETENSORS_NAMES = {DTYPES[name]: code for name, code in grammar.DTYPES.items()}
+_BY_CODE = {code: dtype for dtype, code in SAFETENSORS_NAMES.items()}
+SMALLER = {_BY_CODE[code]: tuple(map(_BY_CODE.get, smaller)) for code, smaller in grammar.SMALLER.items()}
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 
 from .blob import BlobError, check_shape, is_blob_name
+from .grammar import CLIP_VISION_FIELDS, MAX_DEPTH
 from .lossless import DTYPES, SAFETENSORS_NAMES, Shrunk, restore, shrink
 from .tensor_blob import blob_tensor, tensor_blob
 
-CLIP_VISION_FIELDS = ("last_hidden_state", "image_embeds", "penultimate_hidden_states", "mm_projected", "image_sizes")
-MAX_DEPTH = 32
 MAX_BYTES = 4 << 30  # of the tensors of one value
 
 

@@ -1,0 +1,26 @@
+"""What packed values are made of (values.py), without torch: an endpoint checks them and has none."""
+
+# torch's names of the dtypes that travel -> safetensors' names.
+DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+# What each dtype may travel as besides itself, smallest first; in safetensors' names.
+SMALLER = {
+    "F64": ("BF16", "F16", "F32"),
+    "F32": ("BF16", "F16"),
+    "I64": ("U8", "I16", "I32"),
+    "I32": ("U8", "I16"),
+}
+CLIP_VISION_FIELDS = ("last_hidden_state", "image_embeds", "penultimate_hidden_states", "mm_projected", "image_sizes")
+MAX_DEPTH = 32
