@@ -128,7 +128,7 @@ def _with_lora(model: Any, strength: float) -> Any:
 
 
 def _ours(model: Any) -> Any:
-    from velocity_nodes.acceleration.compile import CompileConfig, apply_compile
+    from velocity_nodes.acceleration.compiling.compile import CompileConfig, apply_compile
 
     return apply_compile(model, CompileConfig())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import comfyui_version
 import torch
-from velocity_nodes.acceleration.kernels.rowwise_fp8 import quantize_rows_torch, quantize_rows_triton
+from velocity_nodes.acceleration.precision.kernels.rowwise_fp8 import quantize_rows_torch, quantize_rows_triton
 
 REPEATS = 20
 SIDE, BUFFER = 8192, 2**30  # of the square matrices; bytes that are copied

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration import presets
-from velocity_nodes.acceleration.first_block_cache import apply_first_block_cache
-from velocity_nodes.acceleration.telemetry import ATTACHMENT
-from velocity_nodes.acceleration.velocity_forecast import apply_velocity_forecast
+from velocity_nodes.acceleration.caching import presets
+from velocity_nodes.acceleration.caching.first_block_cache import apply_first_block_cache
+from velocity_nodes.acceleration.caching.velocity_forecast import apply_velocity_forecast
+from velocity_nodes.acceleration.report.telemetry import ATTACHMENT
 
 from .gpu_models import Workload, sample
 
@@ -125,7 +125,7 @@ CACHES = {"Velocity Forecast": _forecast, "First Block Cache": _first_block}
 
 def _compile_ours(backend: str) -> Apply:
     def apply(model: ModelPatcher) -> ModelPatcher:
-        from velocity_nodes.acceleration.compile import CompileConfig, apply_compile
+        from velocity_nodes.acceleration.compiling.compile import CompileConfig, apply_compile
 
         return apply_compile(model, CompileConfig(backend=backend))
 

@@ -12,9 +12,9 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration import precisions
-from velocity_nodes.acceleration.quantize import choose, linear_layers, quantize
-from velocity_nodes.acceleration.rowwise_fp8 import use_rowwise_activations
+from velocity_nodes.acceleration.precision import precisions
+from velocity_nodes.acceleration.precision.quantize import choose, linear_layers, quantize
+from velocity_nodes.acceleration.precision.rowwise_fp8 import use_rowwise_activations
 
 Weights = dict[str, torch.Tensor]
 

@@ -8,8 +8,8 @@ import comfy.sample
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration.technique import Stream
-from velocity_nodes.acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.caching.technique import Stream
+from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
 
 from .targets import Verdict
 

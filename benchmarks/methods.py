@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration import presets
-from velocity_nodes.acceleration.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
-from velocity_nodes.acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.caching import presets
+from velocity_nodes.acceleration.caching.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
+from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
 
 from .rivals import DEFAULT_WINDOW, easycache, lazycache, our_window
 from .targets import (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from velocity_nodes.wire.blob import blob_name
-from velocity_nodes.wire.values import pack
+from velocity_nodes.remote.wire.blob import blob_name
+from velocity_nodes.remote.wire.values import pack
 
 from demo.tiny_flux.codecs import encode_prompt
 from dev.server import TINY_MODEL

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import psutil
-from velocity_nodes.endpoint.compose import compose
-from velocity_nodes.remote.client import EndpointClient
-from velocity_nodes.remote.run_job import JobRun
-from velocity_nodes.remote.settings import Endpoint as Address
+from velocity_nodes.remote.client.client import EndpointClient
+from velocity_nodes.remote.client.run_job import JobRun
+from velocity_nodes.remote.client.settings import Endpoint as Address
+from velocity_nodes.remote.endpoint.workers.compose import compose
 
 from dev.endpoint import KEY, Endpoint
 from dev.server import DEMO_PACK, TINY_MODEL

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from velocity_nodes.wire.blob import blob_name
-from velocity_nodes.wire.values import pack, unpack
+from velocity_nodes.remote.wire.blob import blob_name
+from velocity_nodes.remote.wire.values import pack, unpack
 
 BF16, FP16, FP32, ZEROS, STEP = "bf16", "fp16", "fp32", "zeros", "step"
 

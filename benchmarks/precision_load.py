@@ -19,7 +19,7 @@ import comfy.sd
 import psutil
 import torch
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration.save_quantized import save_quantized
+from velocity_nodes.acceleration.precision.save_quantized import save_quantized
 
 from dev.host import ROOT
 

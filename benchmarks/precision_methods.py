@@ -5,8 +5,8 @@ import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS
-from velocity_nodes.acceleration.load_quantized import LoadConfig, load_diffusion_model
-from velocity_nodes.acceleration.precisions import PRECISIONS
+from velocity_nodes.acceleration.precision.load_quantized import LoadConfig, load_diffusion_model
+from velocity_nodes.acceleration.precision.precisions import PRECISIONS
 
 from .precision_targets import CORE_FAST
 

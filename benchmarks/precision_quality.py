@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration.quality import psnr
+from velocity_nodes.acceleration.report.quality import psnr
 
 from demo.tiny_flux.codecs import encode_image, encode_prompt
 

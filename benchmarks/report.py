@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from velocity_nodes.wire.fingerprint import processor
+from velocity_nodes.remote.wire.fingerprint import processor
 
 from .targets import Verdict
 

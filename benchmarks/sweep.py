@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from velocity_nodes.acceleration.quality import psnr_each
+from velocity_nodes.acceleration.report.quality import psnr_each
 
 from .methods import Method
 from .targets import Point

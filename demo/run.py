@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from acceleration.quality import psnr_each
+from acceleration.report.quality import psnr_each
 from demo.graph import STEPS, painting, with_report
 from demo.pictures import enlarged_row, load
 from demo.together import SERVER_OPTIONS, paint_together

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from acceleration.quality import psnr_each
+from acceleration.report.quality import psnr_each
 from demo.graph import painting
 from demo.pictures import load
 from dev.server import TINY_LORA, ComfyServer

@@ -1,6 +1,6 @@
 """Print the README's compatibility table, from the table that the code itself reads: `python -m dev.compatibility`."""
 
-from acceleration.architectures import ARCHITECTURES, EXCEPTIONS
+from acceleration.blocks.architectures import ARCHITECTURES, EXCEPTIONS
 
 HEADER = """\
 | Model | Also | Velocity Forecast | First Block Cache | Its tail-residual predictor |

@@ -26,7 +26,7 @@ ALLOWED = ("TinyFluxTextEncode",)
 
 
 class Endpoint:
-    """A context manager around `python -m velocity_nodes.endpoint serve`; its worker is on the CPU unless
+    """A context manager around `python -m velocity_nodes.remote.endpoint serve`; its worker is on the CPU unless
     `VELOCITY_DEVICE=cuda`. `arguments` go to `velocity serve`, `comfyui_arguments` to the worker."""
 
     def __init__(
@@ -79,7 +79,14 @@ class Endpoint:
 
     def start(self) -> None:
         """Start the process (again) and wait until a worker is ready."""
-        command = [sys.executable, "-m", "velocity_nodes.endpoint", "serve", "--comfyui", os.environ["COMFYUI_PATH"]]
+        command = [
+            sys.executable,
+            "-m",
+            "velocity_nodes.remote.endpoint",
+            "serve",
+            "--comfyui",
+            os.environ["COMFYUI_PATH"],
+        ]
         command += ["--port", str(self.port), "--data", str(self.data), *self.arguments]
         for name in ALLOWED:
             command += ["--allow", name]

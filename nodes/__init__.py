@@ -21,7 +21,7 @@ class VelocityExtension(ComfyExtension):
 
         own_nodes = []
         if os.environ.get("VELOCITY_WORKER_FOLDER"):
-            from ..worker_nodes import worker_nodes
+            from ..remote.worker import worker_nodes
 
             own_nodes = worker_nodes()
         return [

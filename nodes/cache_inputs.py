@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..acceleration.presets import NAMES
+from ..acceleration.caching.presets import NAMES
 from .advanced import advanced
 
 

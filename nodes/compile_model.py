@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..acceleration.compile import MODES, SCOPES, CompileConfig, apply_compile
-from ..acceleration.toolchain import BACKENDS
+from ..acceleration.compiling.compile import MODES, SCOPES, CompileConfig, apply_compile
+from ..acceleration.compiling.toolchain import BACKENDS
 from .advanced import advanced
 
 DEFAULTS = CompileConfig()

@@ -2,8 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..acceleration.first_block_cache import DECISIONS, PREDICTORS, FirstBlockCacheConfig, apply_first_block_cache
-from ..acceleration.presets import FIRST_BLOCK, resolve
+from ..acceleration.caching.first_block_cache import (
+    DECISIONS,
+    PREDICTORS,
+    FirstBlockCacheConfig,
+    apply_first_block_cache,
+)
+from ..acceleration.caching.presets import FIRST_BLOCK, resolve
 from .cache_inputs import expert, preset
 
 DEFAULTS = FirstBlockCacheConfig()

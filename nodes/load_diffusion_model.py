@@ -3,8 +3,8 @@
 import folder_paths
 from comfy_api.latest import io
 
-from ..acceleration.load_quantized import COMPUTE_DTYPES, DEVICES, LoadConfig, load_diffusion_model
-from ..acceleration.precisions import NAMES
+from ..acceleration.precision.load_quantized import COMPUTE_DTYPES, DEVICES, LoadConfig, load_diffusion_model
+from ..acceleration.precision.precisions import NAMES
 from .advanced import advanced
 
 FOLDERS = ("diffusion_models", "checkpoints")

@@ -49,7 +49,7 @@ class VelocityOffload(io.ComfyNode):
 
         import nodes
 
-        from ..remote.plan import plan
+        from ..remote.client.plan import plan
 
         builder = GraphBuilder()  # before anything is awaited, as its prefix is that of the node that runs now
         dynprompt, chosen = cls.hidden.dynprompt, offload_inputs.options(widgets)
@@ -88,12 +88,12 @@ class VelocityOffloadDispatch(io.ComfyNode):
         from comfy_execution.graph_utils import GraphBuilder
         from comfy_execution.utils import get_executing_context
 
-        from ..remote.cut import Cut
-        from ..remote.dispatch import Dispatcher, RunHere
-        from ..remote.display import SamplerDisplay
-        from ..remote.options import Options
-        from ..remote.plan import private_folder
-        from ..remote.settings import find_endpoint
+        from ..remote.client.cut import Cut
+        from ..remote.client.dispatch import Dispatcher, RunHere
+        from ..remote.client.display import SamplerDisplay
+        from ..remote.client.options import Options
+        from ..remote.client.plan import private_folder
+        from ..remote.client.settings import find_endpoint
 
         builder, asked = GraphBuilder(), json.loads(request[0])
         options, folder = Options(**asked["options"]), private_folder()
@@ -134,9 +134,9 @@ class VelocityOffloadLocal(io.ComfyNode):
     def execute(cls, samples: list, measure: list | None = None) -> io.NodeOutput:
         """Return the items as one value, and keep how long they took."""
         if measure and measure[0]:
-            from ..remote.history import History, Work
-            from ..remote.plan import private_folder
-            from ..remote.route import LOCAL
+            from ..remote.client.history import History, Work
+            from ..remote.client.plan import private_folder
+            from ..remote.client.route import LOCAL
 
             asked = json.loads(measure[0])
             seconds = time.time() - asked["start"]

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..remote.options import RAISE, RUN_LOCALLY, Options
+from ..remote.client.options import RAISE, RUN_LOCALLY, Options
 from .advanced import advanced
 
 ROUTES = ["auto", "remote", "local"]

@@ -70,7 +70,7 @@ class VelocityRemoteSampler(io.ComfyNode):
 
         import nodes
 
-        from ..remote.plan import plan
+        from ..remote.client.plan import plan
 
         builder = GraphBuilder()
         sampler_inputs = {name: inputs.pop(name) for names in KSAMPLER_INPUTS for name in names}

@@ -4,7 +4,7 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..acceleration.save_quantized import save_quantized
+from ..acceleration.precision.save_quantized import save_quantized
 from .advanced import advanced
 
 

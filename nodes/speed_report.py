@@ -4,9 +4,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..acceleration.speed_chart import draw_speed_chart, measure
-from ..acceleration.speed_text import speed_text
-from ..acceleration.telemetry import ATTACHMENT, RunLog
+from ..acceleration.report.speed_chart import draw_speed_chart, measure
+from ..acceleration.report.speed_text import speed_text
+from ..acceleration.report.telemetry import ATTACHMENT, RunLog
 
 
 class VelocitySpeedReport(io.ComfyNode):

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..acceleration.presets import FORECAST, resolve
-from ..acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from ..acceleration.caching.presets import FORECAST, resolve
+from ..acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
 from .cache_inputs import expert, preset
 
 DEFAULTS = ForecastConfig()

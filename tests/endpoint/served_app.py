@@ -9,11 +9,11 @@ from typing import Any
 
 import aiohttp
 import uvicorn
-from velocity_nodes.endpoint.cli import build
-from velocity_nodes.endpoint.job import CANCELLED, DONE, FAILED, RUNNING, Job
-from velocity_nodes.endpoint.keys import Key, Keys
-from velocity_nodes.endpoint.settings import Limits, Settings
-from velocity_nodes.wire.blob import blob_name, encode_header
+from velocity_nodes.remote.endpoint.api.keys import Key, Keys
+from velocity_nodes.remote.endpoint.cli import build
+from velocity_nodes.remote.endpoint.settings import Limits, Settings
+from velocity_nodes.remote.endpoint.store.job import CANCELLED, DONE, FAILED, RUNNING, Job
+from velocity_nodes.remote.wire.blob import blob_name, encode_header
 
 ANNA, BERTA = "anna-" + "k" * 20, "berta-" + "k" * 20
 KEYS = Keys((Key("anna", ANNA), Key("berta", BERTA)), chosen=True)

@@ -5,12 +5,12 @@ import time
 
 import pytest
 from served_app import CAPABILITIES, manifest, sampler_inputs
-from velocity_nodes.endpoint import packed
-from velocity_nodes.endpoint.admission import admit, check_nodes_and_models
-from velocity_nodes.endpoint.manifest import parse_json
-from velocity_nodes.endpoint.refusal import Refusal
-from velocity_nodes.endpoint.settings import Limits
-from velocity_nodes.wire import lossless, values
+from velocity_nodes.remote.endpoint.admission import packed
+from velocity_nodes.remote.endpoint.admission.admission import admit, check_nodes_and_models
+from velocity_nodes.remote.endpoint.admission.manifest import parse_json
+from velocity_nodes.remote.endpoint.admission.refusal import Refusal
+from velocity_nodes.remote.endpoint.settings import Limits
+from velocity_nodes.remote.wire import lossless, values
 
 NAME, OTHER = "0" * 64, "1" * 64
 LIMITS = Limits()

@@ -9,8 +9,8 @@ import tracemalloc
 
 import pytest
 from served_app import ANNA, BERTA, blob, manifest, sampler_inputs, served, tensor
-from velocity_nodes.endpoint.settings import Limits
-from velocity_nodes.wire.blob import blob_name, encode_header
+from velocity_nodes.remote.endpoint.settings import Limits
+from velocity_nodes.remote.wire.blob import blob_name, encode_header
 
 
 def run(scene, *arguments, **options):
@@ -409,7 +409,7 @@ def test_node_classes_and_models_are_checked_at_submission(tmp_path):
 
 
 def test_a_quiet_stream_is_kept_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("velocity_nodes.endpoint.routes.HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("velocity_nodes.remote.endpoint.api.routes.HEARTBEAT_SECONDS", 0.05)
 
     async def scene(endpoint):
         job = (await endpoint.submit(cuts=[[tensor(blob())]]))["job"]

@@ -4,9 +4,9 @@ import asyncio
 import os
 
 import pytest
-from velocity_nodes.endpoint.arrival import BlobTooLargeError
-from velocity_nodes.endpoint.blobs import BlobStore, DiskFullError
-from velocity_nodes.wire.blob import BlobError, blob_name, encode_header
+from velocity_nodes.remote.endpoint.store.arrival import BlobTooLargeError
+from velocity_nodes.remote.endpoint.store.blobs import BlobStore, DiskFullError
+from velocity_nodes.remote.wire.blob import BlobError, blob_name, encode_header
 
 LIMIT = 1 << 24
 

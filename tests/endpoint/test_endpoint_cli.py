@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from served_app import manifest
-from velocity_nodes.endpoint.options import is_loopback, parse
+from velocity_nodes.remote.endpoint.options import is_loopback, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -25,7 +25,7 @@ from dev.host import import_pack
 import_pack()
 sys.path.insert(0, sys.argv.pop(1))
 from served_app import FakeScheduler
-from velocity_nodes.endpoint import cli
+from velocity_nodes.remote.endpoint import cli
 sys.exit(cli.main(make_scheduler=FakeScheduler))
 """
 KEY = "a-key-that-was-chosen"
@@ -177,7 +177,7 @@ def test_it_stops_at_once_though_someone_follows_a_job(tmp_path):
 def test_a_full_disk_is_said_so_and_leaves_nothing(tmp_path):
     import resource
 
-    from velocity_nodes.wire.blob import blob_name, encode_header
+    from velocity_nodes.remote.wire.blob import blob_name, encode_header
 
     def few_bytes() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))

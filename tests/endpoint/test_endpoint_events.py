@@ -2,7 +2,7 @@
 
 import asyncio
 
-from velocity_nodes.endpoint.events import MAX_KEPT, EventLog
+from velocity_nodes.remote.endpoint.store.events import MAX_KEPT, EventLog
 
 
 async def collect(log: EventLog, after: int = 0) -> list[tuple[int, str]]:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from velocity_nodes.endpoint.job import DONE, FAILED, QUEUED, RELEASED, RUNNING, Job
-from velocity_nodes.endpoint.journal import FolderInUseError, Journal, lock_folder
+from velocity_nodes.remote.endpoint.store.job import DONE, FAILED, QUEUED, RELEASED, RUNNING, Job
+from velocity_nodes.remote.endpoint.store.journal import FolderInUseError, Journal, lock_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,8 +77,8 @@ import sys
 from pathlib import Path
 from dev.host import import_pack
 import_pack()
-from velocity_nodes.endpoint.job import Job
-from velocity_nodes.endpoint.journal import Journal, lock_folder
+from velocity_nodes.remote.endpoint.store.job import Job
+from velocity_nodes.remote.endpoint.store.journal import Journal, lock_folder
 folder = Path(sys.argv[1])
 lock = lock_folder(folder)
 journal = Journal(folder / "journal.sqlite")

@@ -5,9 +5,9 @@ import os
 import stat
 
 import pytest
-from velocity_nodes.endpoint.gate import Gate, RateLimit
-from velocity_nodes.endpoint.keys import KeysError, is_expired, load_keys
-from velocity_nodes.endpoint.refusal import Refusal
+from velocity_nodes.remote.endpoint.admission.refusal import Refusal
+from velocity_nodes.remote.endpoint.api.gate import Gate, RateLimit
+from velocity_nodes.remote.endpoint.api.keys import KeysError, is_expired, load_keys
 
 SECRET, OTHER = "secret-of-the-first", "secret-of-the-second"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("acceleration", "nodes", "remote", "wire", "endpoint", "worker_nodes", "web")
+FOLDERS = ("acceleration", "nodes", "remote", "web")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     assert {f"velocity_nodes/{name}" for name in tracked if name and (ROOT / name).is_file()} <= packed
     assert {name.split("/")[1] for name in packed} == {"__init__.py", *FOLDERS}
     assert not [name for name in packed if "__pycache__" in name]
-    assert "velocity = velocity_nodes.endpoint.cli:main" in scripts
+    assert "velocity = velocity_nodes.remote.endpoint.cli:main" in scripts
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     extra = "; extra == 'endpoint'"
     assert sorted(needed) == sorted(
@@ -51,7 +51,7 @@ def test_the_command_starts_from_it_without_torch_or_comfyui(wheel, tmp_path):
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
 
-    assert "--comfyui PATH" in python("-m", "velocity_nodes.endpoint", "serve", "--help")
-    loaded = python("-c", "import sys, velocity_nodes.endpoint.cli; print(*sys.modules)").split()
-    assert "velocity_nodes.endpoint.app" in loaded
+    assert "--comfyui PATH" in python("-m", "velocity_nodes.remote.endpoint", "serve", "--help")
+    loaded = python("-c", "import sys, velocity_nodes.remote.endpoint.cli; print(*sys.modules)").split()
+    assert "velocity_nodes.remote.endpoint.api.app" in loaded
     assert not {"torch", "comfy", "numpy", "folder_paths"} & set(loaded)

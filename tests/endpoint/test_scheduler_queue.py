@@ -4,7 +4,7 @@ import time
 import uuid
 
 import pytest
-from velocity_nodes.endpoint.job import RUNNING
+from velocity_nodes.remote.endpoint.store.job import RUNNING
 from worker_stack import Stack, tiny_job
 
 from dev.client import ComfyClient

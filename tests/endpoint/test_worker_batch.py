@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from velocity_nodes.endpoint.batching import batch_key
+from velocity_nodes.remote.endpoint.scheduling.batching import batch_key
 from worker_stack import Stack, tiny_job
 
 from demo.tiny_flux.codecs import encode_prompt

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from velocity_nodes.endpoint.settings import Settings
-from velocity_nodes.endpoint.worker_command import gpus, worker_command, worker_environment
+from velocity_nodes.remote.endpoint.settings import Settings
+from velocity_nodes.remote.endpoint.workers.worker_command import gpus, worker_command, worker_environment
 
 
 @pytest.fixture

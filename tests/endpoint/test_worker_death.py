@@ -69,7 +69,7 @@ def test_a_deadline_ends_the_job_and_frees_the_worker(stack):
 
 def test_the_worker_ends_when_its_endpoint_is_killed():
     """The other end of the worker's standard input closes with the endpoint, however that ends."""
-    watchdog = str(Path(__file__).parents[2] / "worker_nodes" / "watchdog.py")
+    watchdog = str(Path(__file__).parents[2] / "remote" / "worker" / "watchdog.py")
     code = "import runpy, sys, time; runpy.run_path(sys.argv[1])['exit_with_endpoint'](); time.sleep(60)"
     endpoint_code = (
         "import subprocess, sys, time; "
@@ -89,7 +89,7 @@ def test_the_worker_ends_when_its_endpoint_is_killed():
 
 
 def test_what_never_starts_is_given_up_with_the_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr("velocity_nodes.endpoint.worker_slot.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("velocity_nodes.remote.endpoint.workers.worker_slot.BACKOFF_SECONDS", 0.01)
     stack = Stack(tmp_path, more_arguments=("--no-such-option",))
     try:
         job = stack.submit(stack.job(*tiny_job()))

@@ -133,7 +133,7 @@ def test_a_result_that_is_not_finite_is_an_error_that_says_so(stack):
 def test_a_blob_that_holds_nan_is_refused_by_the_worker(stack):
     graph, cuts = tiny_job(seed=19)
     job = stack.job(graph, cuts)
-    from velocity_nodes.wire.values import tensor_blob
+    from velocity_nodes.remote.wire.values import tensor_blob
 
     latent = torch.zeros(1, 16, 16, 16)
     latent[0, 0, 0, 0] = float("nan")

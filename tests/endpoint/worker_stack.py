@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from velocity_nodes.endpoint.blobs import BlobStore
-from velocity_nodes.endpoint.events import EventLog
-from velocity_nodes.endpoint.job import QUEUED, Job
-from velocity_nodes.endpoint.journal import Journal
-from velocity_nodes.endpoint.metrics import Metrics
-from velocity_nodes.endpoint.scheduler import Scheduler
-from velocity_nodes.endpoint.settings import Settings
-from velocity_nodes.wire.blob import blob_name
-from velocity_nodes.wire.container import read_container
-from velocity_nodes.wire.values import pack, unpack
+from velocity_nodes.remote.endpoint.scheduling.scheduler import Scheduler
+from velocity_nodes.remote.endpoint.settings import Settings
+from velocity_nodes.remote.endpoint.store.blobs import BlobStore
+from velocity_nodes.remote.endpoint.store.events import EventLog
+from velocity_nodes.remote.endpoint.store.job import QUEUED, Job
+from velocity_nodes.remote.endpoint.store.journal import Journal
+from velocity_nodes.remote.endpoint.store.metrics import Metrics
+from velocity_nodes.remote.wire.blob import blob_name
+from velocity_nodes.remote.wire.container import read_container
+from velocity_nodes.remote.wire.values import pack, unpack
 
 from dev.server import DEMO_PACK, TINY_MODEL, fill_folder
 

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from velocity_nodes.wire.blob import blob_name
-from velocity_nodes.wire.values import pack
+from velocity_nodes.remote.wire.blob import blob_name
+from velocity_nodes.remote.wire.values import pack
 
 from demo.tiny_flux.codecs import encode_prompt
 from dev.endpoint import KEY

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from mutations import garbled, mutated
 from raw_protocol import FINAL, Raw, tiny_job
-from velocity_nodes.endpoint.admission import admit
-from velocity_nodes.endpoint.manifest import parse_json
-from velocity_nodes.endpoint.refusal import STATUS, Refusal
-from velocity_nodes.endpoint.settings import Limits
-from velocity_nodes.wire.blob import BlobError, blob_name, read_header
-from velocity_nodes.wire.values import unpack
+from velocity_nodes.remote.endpoint.admission.admission import admit
+from velocity_nodes.remote.endpoint.admission.manifest import parse_json
+from velocity_nodes.remote.endpoint.admission.refusal import STATUS, Refusal
+from velocity_nodes.remote.endpoint.settings import Limits
+from velocity_nodes.remote.wire.blob import BlobError, blob_name, read_header
+from velocity_nodes.remote.wire.values import unpack
 
 resource = pytest.importorskip("resource", reason="peak memory is asked for the POSIX way")
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from fault_setup import BLOB_BYTES
 from raw_protocol import tiny_job
-from velocity_nodes.wire.blob import blob_name, encode_header
-from velocity_nodes.wire.tensor_blob import tensor_blob
+from velocity_nodes.remote.wire.blob import blob_name, encode_header
+from velocity_nodes.remote.wire.tensor_blob import tensor_blob
 
 from dev.endpoint import KEY
 

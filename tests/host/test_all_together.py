@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from acceleration.quality import psnr_each
+from acceleration.report.quality import psnr_each
 from demo.graph import painting
 from demo.pictures import load
 from demo.together import COMPILING, PICTURES, SERVER_OPTIONS, paint_together

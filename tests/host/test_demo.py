@@ -2,7 +2,7 @@
 
 import torch
 
-from acceleration.quality import psnr_each
+from acceleration.report.quality import psnr_each
 from demo.pictures import load
 from demo.run import PICTURES, STEPS, paint_all, report, table
 from dev.server import ComfyServer

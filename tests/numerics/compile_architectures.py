@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from velocity_nodes.acceleration.block_stack import map_tensors, visit_blocks
-from velocity_nodes.acceleration.compiled_blocks import CompiledBlocks
+from velocity_nodes.acceleration.blocks.block_stack import map_tensors, visit_blocks
+from velocity_nodes.acceleration.compiling.compiled_blocks import CompiledBlocks
 
 from .compiling import CLOSE, error, forget, graphs
 from .tiny_models import BUILDERS, UNET_BUILDERS, NotInThisComfyUI, TinyModel

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import comfy.model_management
 import pytest
 import torch
-import velocity_nodes.acceleration.compile as compile_module
+import velocity_nodes.acceleration.compiling.compile as compile_module
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_torch_compile import TorchCompileModel
-from velocity_nodes.acceleration.compile import STORE, CompileConfig
+from velocity_nodes.acceleration.compiling.compile import STORE, CompileConfig
 
 from .compiling import CLOSE, compare, compiled, graphs
 from .sampling import empty, run_sampler, tiny_flux

@@ -9,7 +9,7 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration.compile import STORE
+from velocity_nodes.acceleration.compiling.compile import STORE
 
 from .compiling import CLOSE, compare, compiled, error, graphs
 from .quantized import FILE, load

@@ -4,7 +4,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch._dynamo.utils import counters
-from velocity_nodes.acceleration.compile import CompileConfig, apply_compile
+from velocity_nodes.acceleration.compiling.compile import CompileConfig, apply_compile
 
 from .sampling import run_sampler
 

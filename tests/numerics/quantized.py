@@ -12,7 +12,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from safetensors.torch import load_file, save_file
-from velocity_nodes.acceleration.load_quantized import LoadConfig, load_diffusion_model
+from velocity_nodes.acceleration.precision.load_quantized import LoadConfig, load_diffusion_model
 
 from demo.tiny_flux.codecs import encode_prompt
 from dev.server import DEMO_PACK, TINY_MODEL

@@ -12,8 +12,8 @@ import comfy.sd
 import torch
 from comfy.latent_formats import Flux
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration.quality import psnr_each
-from velocity_nodes.acceleration.telemetry import ATTACHMENT, RunRecord
+from velocity_nodes.acceleration.report.quality import psnr_each
+from velocity_nodes.acceleration.report.telemetry import ATTACHMENT, RunRecord
 
 from demo.tiny_flux.codecs import decode_latent, encode_prompt
 from dev.server import DEMO_PACK, TINY_MODEL

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
-from velocity_nodes.acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.caching.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
+from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
 
 Apply = Callable[[ModelPatcher], ModelPatcher]
 

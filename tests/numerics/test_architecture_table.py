@@ -7,7 +7,7 @@ import inspect
 import comfy.model_base
 import comfyui_version
 import pytest
-from velocity_nodes.acceleration.architectures import ARCHITECTURES, EXCEPTIONS, UNETS
+from velocity_nodes.acceleration.blocks.architectures import ARCHITECTURES, EXCEPTIONS, UNETS
 
 from dev.compatibility import compatibility_table
 

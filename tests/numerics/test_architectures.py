@@ -9,8 +9,8 @@ from comfy.model_base import BaseModel, ModelType
 from comfy.patcher_extension import WrappersMP
 from comfy.supported_models_base import BASE
 from comfy.utils import pack_latents
-from velocity_nodes.acceleration.architectures import ARCHITECTURES
-from velocity_nodes.acceleration.block_stack import architecture_of, map_tensors, visit_blocks
+from velocity_nodes.acceleration.blocks.architectures import ARCHITECTURES
+from velocity_nodes.acceleration.blocks.block_stack import architecture_of, map_tensors, visit_blocks
 
 from .tiny_models import BUILDERS, NotInThisComfyUI, TinyModel
 

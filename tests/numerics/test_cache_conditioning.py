@@ -6,7 +6,7 @@ import comfy.controlnet
 import comfy.sample
 import pytest
 import torch
-from velocity_nodes.acceleration.telemetry import StepRecord
+from velocity_nodes.acceleration.report.telemetry import StepRecord
 
 from .sampling import (
     NEGATIVE,

@@ -9,8 +9,8 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from velocity_nodes.acceleration.telemetry import ATTACHMENT
-from velocity_nodes.acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.report.telemetry import ATTACHMENT
 
 from .sampling import full_passes, last_record, psnr, sample, stock, tiny_flux
 from .techniques import Technique, each

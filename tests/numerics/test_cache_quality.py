@@ -1,9 +1,9 @@
 """The quality marks of the presets on the trained tiny Flux: how near, at how many model calls."""
 
 import pytest
-from velocity_nodes.acceleration.presets import FORECAST, resolve
-from velocity_nodes.acceleration.quality import psnr as batch_psnr
-from velocity_nodes.acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.caching.presets import FORECAST, resolve
+from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.report.quality import psnr as batch_psnr
 
 from .sampling import prompt, sample, tiny_flux
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from velocity_nodes.acceleration.block_stack import architecture_of
-from velocity_nodes.acceleration.first_block_cache import FirstBlockCacheConfig, FirstBlockTechnique
-from velocity_nodes.acceleration.forecast import History
-from velocity_nodes.acceleration.technique import Call, Stream
+from velocity_nodes.acceleration.blocks.block_stack import architecture_of
+from velocity_nodes.acceleration.caching.first_block_cache import FirstBlockCacheConfig, FirstBlockTechnique
+from velocity_nodes.acceleration.caching.forecast import History
+from velocity_nodes.acceleration.caching.technique import Call, Stream
 
 from .test_architectures import TAIL, fingerprint, flat, tiny  # noqa: F401 (tiny is a fixture)
 from .tiny_models import BUILDERS, UNET_BUILDERS, NotInThisComfyUI, TinyModel

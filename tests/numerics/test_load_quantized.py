@@ -10,11 +10,11 @@ import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS
 from safetensors.torch import load_file, save_file
-from velocity_nodes.acceleration.diffusion_file import inspect
-from velocity_nodes.acceleration.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
-from velocity_nodes.acceleration.precisions import find
-from velocity_nodes.acceleration.velocity_forecast import ForecastConfig, apply_velocity_forecast
-from velocity_nodes.acceleration.weight_stream import quantized_weights, stored_weights
+from velocity_nodes.acceleration.caching.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
+from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.precision.diffusion_file import inspect
+from velocity_nodes.acceleration.precision.precisions import find
+from velocity_nodes.acceleration.precision.weight_stream import quantized_weights, stored_weights
 
 from dev.host import ROOT
 
@@ -277,7 +277,7 @@ MEASURE = """
 import sys, resource, psutil, torch
 from dev.host import import_comfyui, import_pack
 import_comfyui(); import_pack()
-from velocity_nodes.acceleration.load_quantized import LoadConfig, load_diffusion_model
+from velocity_nodes.acceleration.precision.load_quantized import LoadConfig, load_diffusion_model
 load_diffusion_model(sys.argv[2], LoadConfig(sys.argv[3]))
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = psutil.Process().memory_info().rss

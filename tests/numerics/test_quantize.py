@@ -4,8 +4,14 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor, get_layout_class
-from velocity_nodes.acceleration.precisions import NAMES, Precision, check_available, find
-from velocity_nodes.acceleration.quantize import block_prefixes, choose, linear_layers, needed_to_recognise, quantize
+from velocity_nodes.acceleration.precision.precisions import NAMES, Precision, check_available, find
+from velocity_nodes.acceleration.precision.quantize import (
+    block_prefixes,
+    choose,
+    linear_layers,
+    needed_to_recognise,
+    quantize,
+)
 
 from .quantized import QUANTIZING
 from .tiny_models import HUNYUAN_VIDEO, UNET

@@ -9,8 +9,8 @@ import torch
 from comfy.quant_ops import QuantizedTensor, TensorCoreFP8E4M3Layout
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
-from velocity_nodes.acceleration.kernels.rowwise_fp8 import quantize_rows
-from velocity_nodes.acceleration.rowwise_fp8 import LAYOUT, _multiply, use_rowwise_activations
+from velocity_nodes.acceleration.precision.kernels.rowwise_fp8 import quantize_rows
+from velocity_nodes.acceleration.precision.rowwise_fp8 import LAYOUT, _multiply, use_rowwise_activations
 
 K, N = 96, 48
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from safetensors import safe_open
-from velocity_nodes.acceleration.save_quantized import save_quantized
+from velocity_nodes.acceleration.precision.save_quantized import save_quantized
 from velocity_nodes.nodes.load_diffusion_model import VelocityLoadDiffusionModel
 from velocity_nodes.nodes.save_quantized_model import VelocitySaveQuantizedModel
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from velocity_nodes.acceleration.unet_blocks import is_unet, watch_first_block
+from velocity_nodes.acceleration.blocks.unet_blocks import is_unet, watch_first_block
 
 from .tiny_models import UNET_BUILDERS
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from branches import metric
-from velocity_nodes.remote.history import History, Work
-from velocity_nodes.remote.route import LOCAL
+from velocity_nodes.remote.client.history import History, Work
+from velocity_nodes.remote.client.route import LOCAL
 
 from demo.graph import SAMPLER_NODE, offloaded, painting
 from demo.pictures import load

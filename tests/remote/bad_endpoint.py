@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
-from velocity_nodes.wire.blob import blob_name
+from velocity_nodes.remote.wire.blob import blob_name
 
 KEY = "the-secret-key"
 RESULT = bytes(range(256)) * 1200  # 307200

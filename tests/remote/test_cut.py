@@ -5,8 +5,8 @@ import json
 import time
 
 import pytest
-from velocity_nodes.remote.cut import CannotOffloadError, Cut, cut_graph
-from velocity_nodes.remote.node_types import NodeTypes
+from velocity_nodes.remote.client.cut import CannotOffloadError, Cut, cut_graph
+from velocity_nodes.remote.client.node_types import NodeTypes
 
 from demo.graph import painting
 from tests.remote.node_classes import load_classes

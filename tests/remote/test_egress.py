@@ -5,9 +5,9 @@ import json
 import comfy.nested_tensor
 import pytest
 import torch
-from velocity_nodes.remote.egress import CAVEAT, KEPT, describe, statement, write
-from velocity_nodes.wire.blob import blob_name
-from velocity_nodes.wire.values import pack
+from velocity_nodes.remote.client.egress import CAVEAT, KEPT, describe, statement, write
+from velocity_nodes.remote.wire.blob import blob_name
+from velocity_nodes.remote.wire.values import pack
 
 EMBEDDING = torch.randn(1, 5, 8)
 LATENT = {"samples": torch.randn(1, 16, 4, 4)}

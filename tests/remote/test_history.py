@@ -5,8 +5,8 @@ import threading
 import time
 
 import pytest
-from velocity_nodes.remote import history as history_module
-from velocity_nodes.remote.history import KEPT, History, Work
+from velocity_nodes.remote.client import history as history_module
+from velocity_nodes.remote.client.history import KEPT, History, Work
 
 WORK = Work("flux.safetensors", 20, 1000)
 

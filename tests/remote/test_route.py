@@ -1,8 +1,8 @@
 """Here or there, with the numbers that decide it."""
 
 import pytest
-from velocity_nodes.remote.history import History, Work
-from velocity_nodes.remote.route import Decision, decide, queue_seconds
+from velocity_nodes.remote.client.history import History, Work
+from velocity_nodes.remote.client.route import Decision, decide, queue_seconds
 
 WORK = Work("flux.safetensors", 20, 15_625)  # a latent of 1 MB
 

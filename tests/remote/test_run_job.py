@@ -12,13 +12,13 @@ import traceback
 
 import pytest
 from aiohttp import web
-from velocity_nodes.remote import client as client_module
-from velocity_nodes.remote.client import EndpointClient
-from velocity_nodes.remote.errors import EndpointError
-from velocity_nodes.remote.patience import Patience
-from velocity_nodes.remote.run_job import ATTEMPTS, JobRun, Transfer
-from velocity_nodes.remote.settings import Endpoint
-from velocity_nodes.wire.blob import blob_name
+from velocity_nodes.remote.client import client as client_module
+from velocity_nodes.remote.client.client import EndpointClient
+from velocity_nodes.remote.client.errors import EndpointError
+from velocity_nodes.remote.client.patience import Patience
+from velocity_nodes.remote.client.run_job import ATTEMPTS, JobRun, Transfer
+from velocity_nodes.remote.client.settings import Endpoint
+from velocity_nodes.remote.wire.blob import blob_name
 
 from tests.remote.bad_endpoint import (
     KEY,

@@ -4,7 +4,7 @@ import json
 import traceback
 
 import pytest
-from velocity_nodes.remote.settings import FILE, Endpoint, SettingsError, find_endpoint
+from velocity_nodes.remote.client.settings import FILE, Endpoint, SettingsError, find_endpoint
 
 KEY = "sk-very-secret"
 STUDIO = {"studio": {"url": "https://studio.example:8288/", "key": KEY}}

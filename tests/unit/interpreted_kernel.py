@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "acceleration" / "kernels"))
+sys.path.insert(0, str(ROOT / "acceleration" / "precision" / "kernels"))
 
 
 def main(source: str, target: str) -> None:

@@ -4,9 +4,9 @@ import comfy.ldm.flux.model
 import comfy.ldm.wan.model
 import pytest
 import torch
-from velocity_nodes.acceleration.architectures import Stack
-from velocity_nodes.acceleration.block_call import Place
-from velocity_nodes.acceleration.block_stack import (
+from velocity_nodes.acceleration.blocks.architectures import Stack
+from velocity_nodes.acceleration.blocks.block_call import Place
+from velocity_nodes.acceleration.blocks.block_stack import (
     BlockCall,
     UnsupportedModelError,
     architecture_of,

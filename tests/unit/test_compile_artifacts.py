@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from velocity_nodes.acceleration import compile_artifacts
-from velocity_nodes.acceleration.compile_artifacts import MAGIC, Artifacts, artifact_key, remove_oldest
+from velocity_nodes.acceleration.compiling import compile_artifacts
+from velocity_nodes.acceleration.compiling.compile_artifacts import MAGIC, Artifacts, artifact_key, remove_oldest
 
 from dev.host import ROOT
 
@@ -24,8 +24,8 @@ from dev.host import import_comfyui, import_pack
 import_comfyui(); import_pack()
 import torch
 from torch._dynamo.utils import counters
-from velocity_nodes.acceleration.compile_artifacts import Artifacts
-from velocity_nodes.acceleration.toolchain import compile_options
+from velocity_nodes.acceleration.compiling.compile_artifacts import Artifacts
+from velocity_nodes.acceleration.compiling.toolchain import compile_options
 artifacts = Artifacts(Path(sys.argv[2]), {"model": "Flux", "torch": "2"})
 artifacts.load()
 options = compile_options("inductor", "default", "auto", False, torch.device("cpu"))

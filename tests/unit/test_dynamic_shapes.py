@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from velocity_nodes.acceleration.architectures import Stack
-from velocity_nodes.acceleration.block_call import BlockCall, Place
-from velocity_nodes.acceleration.dynamic_shapes import BlockInputs
+from velocity_nodes.acceleration.blocks.architectures import Stack
+from velocity_nodes.acceleration.blocks.block_call import BlockCall, Place
+from velocity_nodes.acceleration.compiling.dynamic_shapes import BlockInputs
 
 WIDTH, TOKENS = 32, 20
 

@@ -1,7 +1,7 @@
 """Which of two ways is faster: what is measured, what counts, and that sizes are judged apart."""
 
 import pytest
-from velocity_nodes.acceleration.faster_choice import SAMPLES, FasterChoice
+from velocity_nodes.acceleration.compiling.faster_choice import SAMPLES, FasterChoice
 
 SHAPE, OTHER = (1, 16, 16, 16), (2, 16, 16, 16)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from velocity_nodes.acceleration.quality import compare, psnr, psnr_each, ssim, ssim_each
+from velocity_nodes.acceleration.report.quality import compare, psnr, psnr_each, ssim, ssim_each
 
 GREY = torch.full((1, 16, 24, 3), 0.5)
 

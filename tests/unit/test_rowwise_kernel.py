@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from velocity_nodes.acceleration.kernels.rowwise_fp8 import (
+from velocity_nodes.acceleration.precision.kernels.rowwise_fp8 import (
     LARGEST,
     _quantize_row,
     quantize_rows,

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from velocity_nodes.acceleration.quality import compare
-from velocity_nodes.acceleration.speed_chart import draw_speed_chart
-from velocity_nodes.acceleration.speed_panels import FULL, SAVED, SKIPPED, TEXT
-from velocity_nodes.acceleration.speed_text import duration, shorten, speed_text
-from velocity_nodes.acceleration.telemetry import RunRecord, StepRecord
+from velocity_nodes.acceleration.report.quality import compare
+from velocity_nodes.acceleration.report.speed_chart import draw_speed_chart
+from velocity_nodes.acceleration.report.speed_panels import FULL, SAVED, SKIPPED, TEXT
+from velocity_nodes.acceleration.report.speed_text import duration, shorten, speed_text
+from velocity_nodes.acceleration.report.telemetry import RunRecord, StepRecord
 
 BASELINE = 280  # a row just above the time axis, inside the bars' lowest pixels
 PATTERN = "FFFFssFssFssFssFssFF"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from velocity_nodes.acceleration.telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
+from velocity_nodes.acceleration.report.telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
 from velocity_nodes.nodes.speed_report import VelocitySpeedReport
 
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from comfy_execution.utils import CurrentNodeContext
-from velocity_nodes.acceleration.telemetry import RunLog, RunRecord, StepRecord
+from velocity_nodes.acceleration.report.telemetry import RunLog, RunRecord, StepRecord
 
 
 def run_of(*calls: tuple[float, bool], **fields) -> RunRecord:

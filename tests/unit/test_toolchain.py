@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from velocity_nodes.acceleration.toolchain import compile_options, problem
+from velocity_nodes.acceleration.compiling.toolchain import compile_options, problem
 
 from dev.host import ROOT
 
@@ -22,7 +22,7 @@ from dev.host import import_pack
 import_pack()
 import torch
 from tests.numerics.sampling import run_sampler, tiny_flux
-from velocity_nodes.acceleration.compile import CompileConfig, apply_compile
+from velocity_nodes.acceleration.compiling.compile import CompileConfig, apply_compile
 with torch.inference_mode():
     expected = run_sampler(tiny_flux(), steps=1)
     compiled = apply_compile(tiny_flux(), CompileConfig(backend=sys.argv[2]))

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 import safetensors.torch
 import torch
-from velocity_nodes.wire.blob import (
+from velocity_nodes.remote.wire.blob import (
     ITEM_BYTES,
     MAX_HEADER,
     BlobError,
@@ -18,8 +18,8 @@ from velocity_nodes.wire.blob import (
     is_blob_name,
     read_header,
 )
-from velocity_nodes.wire.lossless import SAFETENSORS_NAMES
-from velocity_nodes.wire.tensor_blob import blob_tensor, tensor_blob
+from velocity_nodes.remote.wire.lossless import SAFETENSORS_NAMES
+from velocity_nodes.remote.wire.tensor_blob import blob_tensor, tensor_blob
 
 from tests.wire.mutations import mutated
 

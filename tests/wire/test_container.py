@@ -7,9 +7,9 @@ import tracemalloc
 
 import pytest
 import torch
-from velocity_nodes.wire.blob import BlobError, blob_name, encode_header
-from velocity_nodes.wire.container import MAX_HEADER, read_container, write_container
-from velocity_nodes.wire.values import pack, unpack
+from velocity_nodes.remote.wire.blob import BlobError, blob_name, encode_header
+from velocity_nodes.remote.wire.container import MAX_HEADER, read_container, write_container
+from velocity_nodes.remote.wire.values import pack, unpack
 
 from tests.wire.mutations import mutated
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from velocity_nodes.wire.blob import BlobError
-from velocity_nodes.wire.lossless import DTYPES, Shrunk, restore, shrink
+from velocity_nodes.remote.wire.blob import BlobError
+from velocity_nodes.remote.wire.lossless import DTYPES, Shrunk, restore, shrink
 
 SHAPES = [(), (0,), (1,), (7,), (1, 1, 1), (2, 0, 3), (0, 4, 2), (2, 5, 3), (3, 2), (1, 2, 3, 4), (1, 2, 1, 3, 2)]
 

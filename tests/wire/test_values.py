@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from velocity_nodes.wire.blob import BlobError, blob_name, check_blob
-from velocity_nodes.wire.values import MAX_DEPTH, UnshippableError, pack, unpack
+from velocity_nodes.remote.wire.blob import BlobError, blob_name, check_blob
+from velocity_nodes.remote.wire.values import MAX_DEPTH, UnshippableError, pack, unpack
 
 NAME = "0" * 64
 

@@ -1,0 +1,1 @@
+"""Quantised weights: choosing, loading, multiplying and saving them, in ComfyUI's own formats."""

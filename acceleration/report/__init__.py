@@ -1,0 +1,1 @@
+"""What a run did and how near its picture is: numbers, a chart and text."""

@@ -1,5 +1,0 @@
-"""`python -m velocity_nodes.endpoint serve ...`, the same as `velocity serve ...`."""
-
-from .cli import main
-
-raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The HTTP side of docs/protocol.md: routes, keys, bodies and error answers."""

@@ -1,0 +1,67 @@
+"""The jobs that wait, in the order they came."""
+
+from collections.abc import Iterable
+
+from ..store.estimates import Estimates
+from ..store.events import EventLog
+from ..store.job import Job
+from .batching import MAX_ELEMENTS, MAX_JOBS, batch_key, latent_elements
+
+
+class JobQueue:
+    """First come, first served; neighbours that can be sampled together leave together."""
+
+    def __init__(self, events: EventLog, estimates: Estimates) -> None:
+        self.events, self.estimates = events, estimates
+        self.jobs: list[Job] = []
+        self._told: dict[str, int] = {}  # the position that each job was told last
+        self._alone: set[str] = set()  # jobs that are not to be part of a batch again
+
+    def __contains__(self, job_id: str) -> bool:
+        return any(job.id == job_id for job in self.jobs)
+
+    def take(self, job_id: str) -> Job | None:
+        """Remove and return the job with this id."""
+        found = next((job for job in self.jobs if job.id == job_id), None)
+        if found is not None:
+            self.jobs.remove(found)
+        return found
+
+    def take_next(self) -> list[Job]:
+        """Remove and return the first job, and those right behind it that can be sampled together with it."""
+        jobs = [self.jobs.pop(0)]
+        key = self._key(jobs[0])
+        if key is not None:
+            most = min(MAX_JOBS, MAX_ELEMENTS // max(1, latent_elements(jobs[0].manifest)))
+            while len(jobs) < most and self.jobs and self._key(self.jobs[0]) == key:
+                jobs.append(self.jobs.pop(0))
+        return jobs
+
+    def put_back(self, jobs: Iterable[Job]) -> None:
+        """Put jobs before all others."""
+        self.jobs[:0] = jobs
+
+    def keep_alone(self, job: Job) -> None:
+        """Never again let the job be part of a batch."""
+        self._alone.add(job.id)
+
+    def tell_all(self, before: int, workers: int) -> None:
+        """Tell every job its place; `before` jobs are at the workers."""
+        for place, job in enumerate(self.jobs):
+            self.tell(job, before + place, workers)
+
+    def tell(self, job: Job, position: int, workers: int) -> None:
+        """Tell a job how many are before it, and for how many seconds, if the number has changed."""
+        if self._told.get(job.id) != position:
+            self._told[job.id] = position
+            per_job = self.estimates.job_seconds(job.manifest)
+            seconds = None if per_job is None else round(position * per_job / max(1, workers), 2)
+            self.events.emit(job.id, "queued", {"position": position, "seconds": seconds})
+
+    def forget(self, job: Job) -> None:
+        """The job has ended, or starts anew."""
+        self._told.pop(job.id, None)
+        self._alone.discard(job.id)
+
+    def _key(self, job: Job) -> str | None:
+        return None if job.id in self._alone else batch_key(job.manifest)

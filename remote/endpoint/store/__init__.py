@@ -1,0 +1,1 @@
+"""What lasts: jobs, blobs, events and measurements, on disk and in memory."""

@@ -1,0 +1,68 @@
+"""How long jobs take, from those that ran: kept in the journal's notes, so that a restart does not forget."""
+
+import json
+from typing import Any
+
+from ...wire.model_names import model_names
+from .journal import Journal
+
+WEIGHT = 0.3  # of the newest measurement
+
+
+class Estimates:
+    """Seconds per step by models and size of the latent, seconds to load by models, seconds per job of any kind."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    def job_seconds(self, manifest: dict[str, Any]) -> float | None:
+        """Return how long a job will run with its models warm, None if nothing is known."""
+        per_step = self.journal.note("seconds per step", _kind(manifest))
+        return per_step * steps(manifest) if per_step is not None else self.any_job()
+
+    def load_seconds(self, manifest: dict[str, Any]) -> float | None:
+        """Return how long the job's models take to load, None if they never were."""
+        return self.journal.note("load seconds", _models(manifest))
+
+    def any_job(self) -> float | None:
+        """Return the seconds of a job, whatever it is."""
+        return self.journal.note("seconds per job", "")
+
+    def record(self, manifest: dict[str, Any], seconds: float, load_seconds: float | None, jobs: int) -> None:
+        """Learn from a worker's run of `jobs` jobs at once; `load_seconds` of it went before the first step."""
+        running = (seconds - (load_seconds or 0.0)) / jobs
+        self._note("seconds per step", _kind(manifest), running / steps(manifest))
+        self._note("seconds per job", "", running)
+        if load_seconds is not None:
+            self._note("load seconds", _models(manifest), load_seconds)
+
+    def _note(self, kind: str, name: str, value: float) -> None:
+        before = self.journal.note(kind, name)
+        self.journal.set_note(kind, name, value if before is None else before + WEIGHT * (value - before))
+
+
+def steps(manifest: dict[str, Any]) -> int:
+    """Return the number of steps that the graph asks for, at least 1."""
+    inputs = (node["inputs"].get("steps") for node in manifest["graph"].values())
+    return max([1, *(value for value in inputs if type(value) is int)])
+
+
+def _models(manifest: dict[str, Any]) -> str:
+    return json.dumps(model_names(manifest["graph"]))
+
+
+def _kind(manifest: dict[str, Any]) -> str:
+    return f"{_models(manifest)} {max(_sizes(manifest['cuts']), default=0)}"
+
+
+def _sizes(packed: Any) -> list[int]:
+    """Return the number of elements of every tensor with more than three dimensions: latents, not text."""
+    if isinstance(packed, dict):
+        shape = packed.get("shape")
+        if isinstance(shape, list) and len(shape) > 3 and all(type(size) is int for size in shape):
+            size = 1
+            for side in shape:
+                size *= side
+            return [size]
+        packed = list(packed.values())
+    return [size for item in packed for size in _sizes(item)] if isinstance(packed, list) else []

@@ -1,0 +1,1 @@
+"""The supervised ComfyUI processes, and the prompts that they run."""
