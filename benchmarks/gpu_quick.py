@@ -108,6 +108,8 @@ def work(options: argparse.Namespace) -> None:
 
 def _one(work: Any, case: Any, steps: int, result: Any, job: dict[str, Any], report: Report, models: Any) -> None:
     """Measure one case, if there is time; what kills the process finds it noted as begun."""
+    import comfy.model_management
+
     from .gpu_models import free
     from .gpu_plan import expected
     from .gpu_steps import measure_steps
@@ -116,8 +118,13 @@ def _one(work: Any, case: Any, steps: int, result: Any, job: dict[str, Any], rep
         return
     report.add({**asdict(result), "error": STOPPED}, quiet=True)
     try:
-        measure_steps(result, work, case, models.get(work, case.precision), steps, job["budget"])
+        model = models.get(work, case.precision)
+        if case.compiles:  # it may be another copy of the model: the first step and the peak are those of this one
+            comfy.model_management.unload_all_models()
+        measure_steps(result, work, case, model, steps, job["budget"])
     except Exception as error:
         result.error = f"{type(error).__name__}: {str(error).strip()[:500]}"
     report.add(asdict(result))
+    if "CUDA error" in (result.error or ""):
+        raise SystemExit("CUDA is of no use any more in this process")
     free()
