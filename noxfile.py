@@ -100,9 +100,10 @@ def setup(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting of everything."""
+    """Check style and formatting of everything, and that the pack's imports only go down."""
     _run(session, "-m", "ruff", "check", ".")
     _run(session, "-m", "ruff", "format", "--check", ".")
+    _run(session, "-m", "dev.imports")
 
 
 @nox.session
