@@ -1,4 +1,4 @@
-"""Everything a developer runs: `python -m nox -s demo|tests|soak|comfy|bench|lint`.
+"""Everything a developer runs: `python -m nox -s demo|tests|soak|forward|comfy|bench|lint`.
 
 All sessions share one virtual environment and one unpacked ComfyUI, both cached outside the repository, so only the
 first run pays for the download (about 3 GB: the torch trio from PyPI).
@@ -17,10 +17,12 @@ ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
 
 from dev.comfyui_source import FLOOR, REFERENCE, comfyui_tree  # noqa: E402
-from dev.parts import SOAK, TESTS, Part, folders_without_part, run_parts  # noqa: E402
+from dev.forward_table import write_table  # noqa: E402
+from dev.parts import FORWARD, SOAK, TESTS, Part, Running, folders_without_part, run_parts  # noqa: E402
 
 CACHE = Path(os.environ.get("VELOCITY_CACHE") or platformdirs.user_cache_path("comfyui-velocity"))
 ENVIRONMENT = CACHE / f"python{sys.version_info.major}.{sys.version_info.minor}"
+NEWEST = ("comfyui-frontend-package", "comfy-kitchen", "comfy-aimdo")
 # A matched trio: newer torch has no matching torchaudio on PyPI.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
@@ -54,8 +56,31 @@ def _run(session: nox.Session, *arguments: str, comfyui: str = REFERENCE, **opti
     session.run(_python(session), *arguments, env=_environment(comfyui), **options)
 
 
-def _run_parts(session: nox.Session, parts: Sequence[Part]) -> None:
-    if not run_parts(parts, _python(session), _environment, session.log):
+def _run_parts(session: nox.Session, parts: Sequence[Part]) -> list[Running]:
+    python = _python(session)
+    newest = _newest(session, python) if any(part.newest for part in parts) else python
+
+    def start(part: Part) -> tuple[str, dict[str, str]]:
+        return newest if part.newest else python, _environment(part.comfyui)
+
+    return run_parts(parts, start, session.log)
+
+
+def _newest(session: nox.Session, python: str) -> str:
+    """Return the interpreter of an environment on top of the shared one, with the newest of what ComfyUI pins."""
+    folder = CACHE / f"{ENVIRONMENT.name}-newest"
+    own = folder / Path(python).relative_to(ENVIRONMENT)
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    if not own.is_file():
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(folder))
+        packages, shared = (session.run(str(one), "-c", ask, silent=True).strip() for one in (own, python))
+        Path(packages, "shared.pth").write_text(f"import site; site.addsitedir({shared!r})\n", encoding="utf-8")
+    session.run(str(own), "-m", "pip", "install", "--upgrade", *NEWEST)
+    return str(own)
+
+
+def _check(session: nox.Session, ended: list[Running]) -> None:
+    if any(one.code for one in ended):
         session.error("tests failed, see above")
 
 
@@ -88,13 +113,21 @@ def tests(session: nox.Session) -> None:
     missing = folders_without_part(TESTS)
     if missing:
         session.error(f"no part of the tests has the folders {', '.join(missing)}: add them to dev/parts.py")
-    _run_parts(session, TESTS)
+    _check(session, _run_parts(session, TESTS))
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Before a release, on an idle machine: the tests marked `soak`, and all of them on the oldest ComfyUI."""
-    _run_parts(session, SOAK)
+    _check(session, _run_parts(session, SOAK))
+
+
+@nox.session
+def forward(session: nox.Session) -> None:
+    """Host and browser tests with the newest packages, numerics on two more ComfyUIs; writes docs/compatibility.md."""
+    ended = _run_parts(session, FORWARD)
+    write_table(ended)
+    _check(session, ended)
 
 
 @nox.session

@@ -29,11 +29,13 @@ class Part(NamedTuple):
     comfyui: str
     paths: tuple[str, ...]
     options: tuple[str, ...] = ()
+    newest: bool = False  # with the newest of the packages that ComfyUI pins
 
     @property
     def name(self) -> str:
         """What it is called in the output."""
-        return f"ComfyUI {self.comfyui}: {' '.join((*self.paths, *self.options))}"
+        newest = " and the newest packages" if self.newest else ""
+        return f"ComfyUI {self.comfyui}{newest}: {' '.join((*self.paths, *self.options))}"
 
 
 # What takes long comes first, so that the cores end together.
@@ -67,6 +69,14 @@ SOAK = (
     Part(REFERENCE, ("",), ("-m", "soak")),
 )
 
+# Whether the pack is ready for what a user's update brings.
+FORWARD = (
+    Part("0.27.0", ("numerics",)),
+    Part("0.24.0", ("numerics",)),
+    Part(REFERENCE, ("host",), newest=True),
+    Part(REFERENCE, ("browser",), newest=True),
+)
+
 
 class Running:
     """A part from its start on; `log` is the file with all that pytest prints."""
@@ -93,14 +103,15 @@ class Running:
 
     def progress(self) -> str:
         """Return one line: how far it is, and what it does."""
-        text, ended = self.text(), 0
+        text = self.text()
         tests = list(TEST.finditer(text))
-        done, count = tests[-1].group(2, 3) if tests else ("0", "?")
-        failed = sum(test[1] in ("FAILED", "ERROR") for test in tests)
-        ended = tests[-1].end() if tests else 0
-        now = text[ended:].strip().splitlines()[:1] if tests else []
         minutes = (time.monotonic() - self.started) / 60
-        return f"{self.part.name}: {done} of {count} done, {failed} failed, {minutes:.0f} min; now {' '.join(now)}"
+        if not tests:
+            return f"{self.part.name}: no test done, {minutes:.0f} min"
+        done, count = tests[-1].group(2, 3)
+        failed = sum(test[1] in ("FAILED", "ERROR") for test in tests)
+        now = text[tests[-1].end() :].strip().partition("\n")[0]
+        return f"{self.part.name}: {done} of {count} done, {failed} failed, {minutes:.0f} min; now {now.strip('= ')}"
 
     def report(self) -> str:
         """Return what pytest printed behind the last test: failures, why tests were skipped, the slowest, counts."""
@@ -120,11 +131,11 @@ def folders_without_part(parts: Sequence[Part]) -> list[str]:
 
 
 def run_parts(
-    parts: Sequence[Part], python: str, environment: Callable[[str], dict[str, str]], say: Callable[[str], None]
-) -> bool:
-    """Run all parts, as many at a time as there are cores; return whether all passed.
+    parts: Sequence[Part], start: Callable[[Part], tuple[str, dict[str, str]]], say: Callable[[str], None]
+) -> list[Running]:
+    """Run all parts, as many at a time as there are cores.
 
-    `environment` returns that of a version of ComfyUI, `say` is given what a person is to read.
+    `start` returns the interpreter and the environment of a part, `say` is given what a person is to read.
     """
     LOGS.mkdir(parents=True, exist_ok=True)
     for old in LOGS.glob("*.txt"):
@@ -132,7 +143,7 @@ def run_parts(
     all_parts = [Running(part, number) for number, part in enumerate(parts)]
     say(f"{len(parts)} parts; everything that they print is in {LOGS.relative_to(ROOT)}")
     with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
-        waiting = {pool.submit(one.run, python, environment(one.part.comfyui)): one for one in all_parts}
+        waiting = {pool.submit(one.run, *start(one.part)): one for one in all_parts}
         while waiting:
             ended, _ = wait(waiting, TICK_SECONDS, FIRST_COMPLETED)
             for future in ended:
@@ -143,4 +154,4 @@ def run_parts(
                     say(one.progress())
     for one in all_parts:
         say(f"{one.part.name}\n{one.report()}")
-    return not any(one.code for one in all_parts)
+    return all_parts
