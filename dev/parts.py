@@ -71,10 +71,10 @@ SOAK = (
 
 # Whether the pack is ready for what a user's update brings.
 FORWARD = (
-    Part("0.27.0", ("numerics",)),
-    Part("0.24.0", ("numerics",)),
     Part(REFERENCE, ("host",), newest=True),
     Part(REFERENCE, ("browser",), newest=True),
+    Part("0.27.0", ("numerics",)),
+    Part("0.24.0", ("numerics",)),
 )
 
 

@@ -2,6 +2,8 @@
 
 from importlib.metadata import version
 
+import pytest
+
 from dev.host import import_comfyui, import_pack
 
 PACKAGES = ("comfyui-frontend-package", "comfy-kitchen", "comfy-aimdo", "torch")
@@ -16,3 +18,10 @@ def pytest_report_header() -> str:
 
     others = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"ComfyUI {comfyui_version.__version__}, {others}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the gate leaves out says why."""
+    for item in items:
+        if any(not mark.args for mark in item.iter_markers("soak")):
+            raise pytest.UsageError(f'{item.nodeid} has no reason: @pytest.mark.soak("why the gate leaves it out")')
