@@ -11,7 +11,7 @@ from PIL import Image
 
 from dev.host import ROOT
 
-SECONDS = 280
+SECONDS = 850
 
 
 def run(folder: Path, *options: str, name: str = "gpu.json") -> dict:
