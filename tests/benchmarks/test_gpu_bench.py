@@ -49,7 +49,7 @@ def test_every_case_is_measured(folder: Path) -> None:
         assert (case["graphs"] > 0) == compiles, case["case"]
         assert case["recompiles"] == case["graph_breaks"] == 0 or "fp8 core" in case["case"], case["case"]
     assert any(case["skipped"] for case in data["cases"])
-    assert {"copy_gb_per_s", "bf16_tflops"} == {name for name, value in data["card"].items() if value >= 0}
+    assert {name for name, value in data["card"].items() if value > 0} == {"copy_gb_per_s", "bf16_tflops"}
     assert data["environment"]["attention"] == "attention_pytorch"
     assert data["environment"]["memory"] == "classic: it runs on the CPU"
 
@@ -84,12 +84,11 @@ def test_one_table_of_steps(tmp_path: Path) -> None:
     assert table.count("| tiny FLUX |") == 11 and "1.000" in table and "left out" not in table
 
 
-def test_cards_with_less_memory(tmp_path: Path) -> None:
-    """--low-vram: rows for each budget; what the file of a run before holds is not measured again."""
-    options = ("--low-vram", "8", "12", "--only", "fp8", "--add")
+def test_card_with_less_memory(tmp_path: Path) -> None:
+    """--low-vram: rows for the budget; what the file of a run before holds is not measured again."""
+    options = ("--low-vram", "8", "--only", "fp8", "--add")
     data = run(tmp_path, *options, name="gpu-low-vram-CPU.json")
-    models = ["tiny FLUX, 8 GiB"] * 2 + ["tiny FLUX, 12 GiB"] * 2
-    assert [(case["workload"], case["error"]) for case in data["cases"]] == [(model, None) for model in models]
+    assert [(case["workload"], case["error"]) for case in data["cases"]] == [("tiny FLUX, 8 GiB", None)] * 2
     assert run(tmp_path, *options, name="gpu-low-vram-CPU.json")["cases"] == data["cases"]
 
 
