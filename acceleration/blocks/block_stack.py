@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from .abandoned_forward import release
 from .architectures import ARCHITECTURES, EXCEPTIONS, Architecture, Stack, class_paths
 from .block_call import BlockCall, Place, Slot, UnsupportedModelError, Visit, map_tensors
 from .unet_blocks import is_unet
@@ -57,7 +58,7 @@ def visit_blocks(diffusion_model: nn.Module, visit: Visit, stacks: tuple[Stack, 
     `stacks` are those of `stacks_of`, for a caller that asks often: a UNet is searched for them.
 
     Stacks are counted without empty ones (HunyuanVideo 1.5 has no single blocks). `visit` may raise to stop the
-    forward. Not for two threads on one model object at a time. Raises `UnsupportedModelError` for a model that is not
+    forward; whatever ends it, what core holds for it is freed. Not for two threads on one model object at a time. Raises `UnsupportedModelError` for a model that is not
     in the table or that lacks a list the table names.
     """
     restore: list[tuple[nn.Module, str, nn.Module]] = []
@@ -72,6 +73,9 @@ def visit_blocks(diffusion_model: nn.Module, visit: Visit, stacks: tuple[Stack, 
         for parent, name, value in slots:
             setattr(parent, name, value)
         yield
+    except BaseException:
+        release([slot for _, _, value in slots for slot in value.children()])
+        raise
     finally:
         for parent, name, value in restore:
             setattr(parent, name, value)

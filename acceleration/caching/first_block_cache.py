@@ -20,6 +20,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
+from ..blocks.allocation_graph import without_allocation_graph
 from ..blocks.block_stack import BlockCall, architecture_of, visit_blocks
 from ..blocks.unet_blocks import is_unet, watch_first_block
 from .forecast import lagrange, weighted_sum
@@ -29,6 +30,7 @@ from .technique import Attempt, Call, Outputs
 
 DECISIONS = ("change", "verified")
 PREDICTORS = ("output forecast", "tail residual")
+GRAPH_KEY = "velocity_no_allocation_graph"  # of the wrapper
 MOST_TOKENS = 1024  # of the probe are kept: enough for a mean, and little memory on video
 
 
@@ -80,7 +82,15 @@ def apply_first_block_cache(model: ModelPatcher, config: FirstBlockCacheConfig) 
     def technique(patcher: ModelPatcher) -> FirstBlockTechnique:
         return FirstBlockTechnique(config, patcher.get_model_object("model_sampling"))
 
-    return apply_step_cache(model, technique)
+    model = apply_step_cache(model, technique)
+    if config.residual_diff_threshold:  # with 0 no block is watched
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, GRAPH_KEY, _outer_sample)
+    return model
+
+
+@without_allocation_graph()
+def _outer_sample(executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return executor(*args, **kwargs)
 
 
 class _StopForward(Exception):
@@ -169,7 +179,6 @@ class FirstBlockTechnique:
                     return executor(*args, **kwargs)
             return self._apply_compiled(executor, original, watch, args, kwargs)
         except _StopForward:
-            _release_prefetched()
             return torch.zeros_like(args[0])
 
     def _apply_compiled(self, executor: Callable, original: Any, watch: "_Watch", args: tuple, kwargs: dict) -> Any:
@@ -265,14 +274,6 @@ class _Watch:
         if call.stack.packed:
             tensor = tensor.unflatten(0, (self.samples, -1))
         return _thin(tensor.movedim(call.stack.batch_dim, 0))
-
-
-def _release_prefetched() -> None:
-    """Free the weights that core streams ahead of the blocks that were not run (ComfyUI versions that do so)."""
-    with contextlib.suppress(ImportError):
-        from comfy.model_prefetch import cleanup_prefetch_queues
-
-        cleanup_prefetch_queues()
 
 
 def _thin(tensor: torch.Tensor) -> torch.Tensor:
