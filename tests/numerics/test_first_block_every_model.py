@@ -133,7 +133,7 @@ def test_a_model_that_fills_a_cache_on_its_way_is_probed_by_its_picture() -> Non
     attempt = host.technique.attempt(call_at(0.7), lambda: host.run(3))
     assert not attempt.skipped and 0.0 < attempt.metric < float("inf")
     torch.testing.assert_close(attempt.outputs[0], stock)
-    model.diffusion_model.prefix_cache.clear()  # thrown out: what block 0 adds to the text is no forecast of the picture
+    model.diffusion_model.prefix_cache.clear()  # what is added to text is no forecast of the picture
     host.technique.limit = 1e30
     assert not host.technique.attempt(call_at(0.6), lambda: host.run(3)).skipped
 

@@ -226,6 +226,17 @@ def test_a_slot_passes_for_its_block():
             _ = slot.no_such_thing
 
 
+def test_core_finds_no_recording_of_a_block_in_its_slot():
+    """Core would replay it in place of the call; in a block of its own it keeps it."""
+    tiny, seen = BUILDERS["Flux"](), []
+    block = tiny.diffusion_model.double_blocks[0]
+    block._comfy_graph = block._v_block = {"graph": None}
+    with visit_blocks(tiny.diffusion_model, run), visit_blocks(tiny.diffusion_model, run):  # a slot of a slot
+        slot = tiny.diffusion_model.double_blocks[0]
+        seen += [getattr(slot, name, None) for name in ("_comfy_graph", "_v_block")]
+    assert seen == [None, None] and block._comfy_graph == {"graph": None}
+
+
 def test_map_tensors_keeps_the_nesting_and_lets_none_win():
     tree = {"a": torch.ones(2), "b": (torch.ones(1), [torch.ones(1)]), "c": None}
     other = {"a": torch.ones(2), "b": (torch.ones(1), [torch.ones(1)]), "c": torch.ones(1)}
