@@ -24,13 +24,14 @@ from ..blocks.allocation_graph import without_allocation_graph
 from ..blocks.block_stack import BlockCall, architecture_of, require_visits, visit_blocks
 from ..blocks.unet_blocks import is_unet, watch_first_block
 from .forecast import lagrange, weighted_sum
+from .stateful_patches import refuse_stateful
 from .step_cache import apply_step_cache
 from .tail_residual import TailResidual
 from .technique import Attempt, Call, Outputs
 
 DECISIONS = ("change", "verified")
 PREDICTORS = ("output forecast", "tail residual")
-GRAPH_KEY = "velocity_no_allocation_graph"  # of the wrapper
+KEY = "velocity_first_block"  # of the wrapper around a run
 MOST_TOKENS = 1024  # of the probe are kept: enough for a mean, and little memory on video
 
 
@@ -84,12 +85,13 @@ def apply_first_block_cache(model: ModelPatcher, config: FirstBlockCacheConfig) 
 
     model = apply_step_cache(model, technique)
     if config.residual_diff_threshold:  # with 0 no block is watched
-        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, GRAPH_KEY, _outer_sample)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample)
     return model
 
 
 @without_allocation_graph()
 def _outer_sample(executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+    refuse_stateful(executor.class_obj.model_options.get("transformer_options", {}))
     return executor(*args, **kwargs)
 
 
