@@ -271,7 +271,7 @@ class _Watch:
         output = call.run()
         self.on_residual(self._measured(call, call.unpack(output)).sub_(before))
         if tail:
-            tail.enter(self.key, call.stack_index, call.unpack(output))
+            tail.enter(self.key, call.stack_index, call.unpack(output), self.skipped)
         return output
 
     def unet_residual(self, residual: torch.Tensor) -> None:

@@ -22,6 +22,6 @@ def refuse_stateful(transformer_options: dict[str, Any]) -> None:
             found.append(str(getattr(patch, "__module__", type(patch).__name__)))
     if found:
         raise ValueError(
-            f"{found[0]} hands each block of this model something from the step before, and First Block Cache leaves out "
-            "blocks of skipped steps: remove or bypass one of the two"
+            f"{found[0]} hands each block of this model something from the step before, and First Block Cache leaves "
+            "out blocks of skipped steps: remove or bypass one of the two"
         )
