@@ -10,6 +10,8 @@ import torch
 from comfy.cli_args import args
 from velocity_nodes.acceleration.blocks.allocation_graph import without_allocation_graph
 from velocity_nodes.acceleration.blocks.block_stack import UnsupportedModelError, visit_blocks
+from velocity_nodes.acceleration.compiling.compile import CompileConfig, _CompiledRun
+from velocity_nodes.acceleration.compiling.compiled_blocks import CompiledBlocks
 
 from .prefetch_stand_in import ModelPrefetch, install, open_graphs
 from .sampling import sample, stock, tiny_flux
@@ -126,13 +128,15 @@ def test_a_stopped_forward_leaves_the_weights_of_other_threads_alone(prefetch: M
 
     thread = threading.Thread(target=run_other)
     thread.start()
-    assert waiting.wait(30)
-    held, host = list(prefetch.pinned), host_of(BUILDERS["MiniMax H3"](), residual_diff_threshold=1e30)
-    warmed_up(host)
-    assert host.technique.attempt(call_at(0.7), lambda: host.run(3)).skipped
-    assert prefetch.pinned == held and len(held) == 1 and len(prefetch.open) == 1
-    go_on.set()
-    thread.join(30)
+    try:
+        assert waiting.wait(30)
+        held, host = list(prefetch.pinned), host_of(BUILDERS["MiniMax H3"](), residual_diff_threshold=1e30)
+        warmed_up(host)
+        assert host.technique.attempt(call_at(0.7), lambda: host.run(3)).skipped
+        assert prefetch.pinned == held and len(held) == 1 and len(prefetch.open) == 1
+    finally:
+        go_on.set()
+        thread.join(30)
     assert prefetch.nothing_left() and prefetch.ended == 1
 
 
@@ -190,3 +194,16 @@ def test_a_comfyui_without_the_switch_gets_none(monkeypatch: pytest.MonkeyPatch)
         assert vars(args) == before
     assert vars(args) == before
     assert torch.equal(sample(FIRST_BLOCK.never(tiny_flux())).latent, stock().latent)
+
+
+def test_no_graph_is_open_in_a_run_that_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(args, "disable_comfy_compiler", False, raising=False)
+    seen, options = [], {"transformer_options": {}}
+
+    def executor() -> None:
+        seen.append(args.disable_comfy_compiler)
+
+    executor.class_obj = SimpleNamespace(model_options=options)
+    run = _CompiledRun(CompiledBlocks(backend="eager", dynamic=None, fullgraph=False), CompileConfig(), (), None)
+    run.outer_sample(executor)
+    assert seen == [True] and args.disable_comfy_compiler is False
