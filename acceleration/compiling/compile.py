@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
+from ..blocks.allocation_graph import without_allocation_graph
 from ..blocks.architectures import Stack
 from ..blocks.block_stack import BlockCall, UnsupportedModelError, stacks_of, visit_blocks
 from .compile_artifacts import Artifacts
@@ -107,6 +108,7 @@ class _CompiledRun:
         self.compiled_whole: nn.Module | None = None
         self.choice = FasterChoice() if config.keep_fastest else None
 
+    @without_allocation_graph()
     def outer_sample(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Bring the artifacts of earlier sessions before a sampling run, and keep new ones after it."""
         wrappers = executor.class_obj.model_options["transformer_options"].get("wrappers", {})
