@@ -21,7 +21,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ..report.step_clock import StepClock
 from ..report.telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
-from .active_conditioning import signature
+from .active_conditioning import evaluations, signature
 from .forecast import FlowFrame, History, norms, weighted_sum
 from .sampler_path import SamplerPath
 from .technique import Attempt, Call, Outputs, Stream, Technique
@@ -88,7 +88,6 @@ class _Run:
         self.skip_step = False
         device = guider.model_patcher.load_device
         self.clock = StepClock(device)
-        self.marks: list[tuple[int, float, bool, float | None]] = []
         self.record = RunRecord(
             technique=technique.name,
             model=type(guider.model_patcher.model.diffusion_model).__name__,
@@ -135,21 +134,24 @@ class _Run:
         sigma = level.item()
         index = self._index(sigma)
         if not self.technique.limit or sigma <= 0.0:
-            self._note(ordinal, index, sigma, full=True, metric=None)
+            self._note(ordinal, StepRecord(index, sigma, 0.0, full=True))
             return run_model()
         call = self._open(ordinal, conds, x, level, index)
-        metric = None
+        asked = evaluations(conds, call.stream.active[1:], x.shape[2:])
+        note = StepRecord(index, sigma, 0.0, full=True, evaluations=(asked,))
         if self._may_skip(ordinal, call):
             # A second evaluation within a skipped step (for example perturbed attention) is skipped with it.
             attempt = Attempt(None, None, skipped=True) if ordinal else self.technique.attempt(call, run_model)
-            metric = attempt.metric
+            if attempt.metric is not None:
+                note.metric, note.limit = attempt.metric, self.technique.limit
             if attempt.skipped:
-                self._note(ordinal, index, sigma, full=False, metric=metric)
+                note.full = False
+                self._note(ordinal, note)
                 return self._skip(call, conds, attempt.outputs)
             outputs = attempt.outputs
         else:
             outputs = self.technique.observe(call, run_model)
-        self._note(ordinal, index, sigma, full=True, metric=metric)
+        self._note(ordinal, note)
         return self._keep(call, conds, outputs)
 
     def close(self) -> None:
@@ -157,19 +159,19 @@ class _Run:
         seconds = self.clock.intervals()
         self.record.seconds = time.perf_counter() - self.started
         self.record.peak_memory = self.clock.peak_memory()
-        limit = self.technique.limit
-        for (index, sigma, full, metric), spent in zip(self.marks, seconds, strict=False):
-            step = StepRecord(index, sigma, spent, full, metric, None if metric is None else limit)
-            self.record.steps.append(step)
+        for step, spent in zip(self.record.steps, seconds, strict=False):
+            step.seconds = spent
         self.streams.clear()
         self.path = SamplerPath()
         self.technique.forget()
 
-    def _note(self, ordinal: int, index: int, sigma: float, full: bool, metric: float | None) -> None:
-        """Remember how the sampler's call was answered (its first evaluation speaks for all)."""
+    def _note(self, ordinal: int, step: StepRecord) -> None:
+        """Record how the sampler's call was answered: its first evaluation speaks for all, the others cost."""
         if ordinal == 0:
-            self.skip_step = not full
-            self.marks.append((index, sigma, full, metric))
+            self.skip_step = not step.full
+            self.record.steps.append(step)
+        else:
+            self.record.steps[-1].evaluations += step.evaluations
 
     def _index(self, sigma: float) -> int:
         """Step of the schedule that `sigma` belongs to: the last whose sigma is not below it (with rounding)."""
