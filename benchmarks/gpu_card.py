@@ -1,9 +1,7 @@
 """What the card can do at most, measured in the same run, and the fp8 kernels beside it."""
 
 import platform
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -12,6 +10,8 @@ from typing import Any
 import comfyui_version
 import torch
 from velocity_nodes.acceleration.precision.kernels.rowwise_fp8 import quantize_rows_torch, quantize_rows_triton
+
+from .gpu_start import nvidia_smi
 
 REPEATS = 20
 SIDE, BUFFER = 8192, 2**30  # of the square matrices; bytes that are copied
@@ -38,15 +38,8 @@ def environment() -> dict[str, Any]:
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         found |= {"device": card.name, "capability": f"{card.major}.{card.minor}"}
-        found |= {"gib": round(card.total_memory / 2**30, 1), "driver": _driver()}
+        found |= {"gib": round(card.total_memory / 2**30, 1), "driver": nvidia_smi("driver_version")}
     return found
-
-
-def _driver() -> str | None:
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
 def ceilings(device: torch.device, tiny: bool) -> dict[str, Any]:
@@ -140,4 +133,4 @@ def _tflops(seconds: dict[str, float | str], operations: int) -> dict[str, float
 
 
 def _rate(amount: float, seconds: float | str, unit: float) -> float | str:
-    return seconds if isinstance(seconds, str) else round(amount / seconds / unit, 2)
+    return seconds if isinstance(seconds, str) else float(f"{amount / seconds / unit:.4g}")

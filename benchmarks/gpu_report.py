@@ -21,14 +21,18 @@ class Report:
         """Set whole parts."""
         self.data.update(parts)
         text = json.dumps(self.data, indent=1) + "\n"
-        self.path.write_text(text, encoding="utf-8", newline="\n")
+        part = self.path.with_suffix(".part")  # whoever stops this process in the middle finds the file whole
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(self.path)
 
-    def add(self, case: dict[str, Any]) -> None:
-        """Add one case, in place of one of the same name."""
+    def add(self, case: dict[str, Any], quiet: bool = False) -> None:
+        """Add one case, in place of one of the same name, and print it."""
         key = (case["workload"], case["case"])
         self.put(cases=[c for c in self.data["cases"] if (c["workload"], c["case"]) != key] + [case])
-        seconds = f"{case['seconds']:.2f} s" if case["seconds"] else "no time"
-        calls = f", {case['full']} full, {case['skipped']} skipped" if case["skipped"] else ""
+        if quiet:
+            return
+        seconds = f"{case['seconds']:.3f} s" if case["seconds"] else "no time"
+        calls = f", {case['full']} full, {case['skipped']} skipped" if case.get("skipped") else ""
         error = f", {case['error'].splitlines()[0]}" if case["error"] else ""
         print(f"  {case['workload']}: {case['case']}: {seconds}{calls}{error}", flush=True)
 

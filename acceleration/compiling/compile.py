@@ -24,6 +24,8 @@ from ..blocks.block_stack import BlockCall, UnsupportedModelError, stacks_of, vi
 from .compile_artifacts import Artifacts
 from .compiled_blocks import CompiledBlocks
 from .faster_choice import FasterChoice
+from .static_model import without_dynamic_vram
+from .streamed_weights import can_stream_dynamic
 from .toolchain import BACKENDS, compile_options, problem
 
 log = logging.getLogger("velocity")
@@ -77,7 +79,8 @@ def apply_compile(model: ModelPatcher, config: CompileConfig) -> ModelPatcher:
     options = compile_options(config.backend, config.mode, config.dynamic, config.fullgraph, model.load_device)
     stacks = _known_stacks(model.model.diffusion_model) if config.scope == "blocks" else ()
     store = _store(model, config, options)
-    compiled = _without_dynamic_vram(model)
+    streams = config.scope == "blocks" and can_stream_dynamic()
+    compiled = model.clone() if streams else without_dynamic_vram(model)
     # Core's LoRA patches do so with the weights they change, and compiled code is for one of the two.
     compiled.model.diffusion_model.requires_grad_(False)
     compiled.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
@@ -179,16 +182,6 @@ def _store(model: ModelPatcher, config: CompileConfig, options: dict[str, Any]) 
     if store is None:
         store = stores[key] = CompiledBlocks(**options)
     return store
-
-
-def _without_dynamic_vram(model: ModelPatcher) -> ModelPatcher:
-    """Return a clone in core's classic memory management: dynamic VRAM brings weights by calls no graph can hold."""
-    if model.is_dynamic() and model.cached_patcher_init is None:
-        raise ValueError(
-            "Compile Model+ has to load this model anew, without dynamic VRAM, and its loader does not say how; use "
-            "Load Diffusion Model+, or start ComfyUI with --disable-dynamic-vram"
-        )
-    return model.clone(disable_dynamic=True)
 
 
 def _known_stacks(diffusion_model: nn.Module) -> tuple[Stack, ...]:

@@ -1,8 +1,8 @@
 """The compiled functions of one model: one for each kind of block, shared by all blocks of that kind.
 
-Weights are inputs of the compiled graph, so LoRAs of any strength need no new one. A block whose weights are streamed
-(core's low VRAM mode) runs as it is. When the compiler fails, the blocks of that kind run uncompiled and the log says
-why.
+Weights are inputs of the compiled graph, so LoRAs of any strength need no new one, and weights that are streamed are
+brought before it runs (`streamed_weights.py`). When the compiler fails, the blocks of that kind run uncompiled and the
+log says why.
 """
 
 import logging
@@ -18,6 +18,7 @@ from torch import nn
 from ..blocks.block_call import BlockCall
 from ..blocks.quantized_linear import opaque_products
 from .dynamic_shapes import BlockInputs, Path, can_share_batch_sizes, stable_arguments
+from .streamed_weights import StreamedWeights
 
 log = logging.getLogger("velocity")
 
@@ -72,14 +73,14 @@ class CompiledBlocks:
         self.functions: dict[tuple, dict[frozenset[Path], _Function]] = {}
         self.kinds: dict[tuple[int, int], tuple] = {}
         self.uncompiled: set[tuple] = set()
-        self.streams_weights = False
+        self.weights = StreamedWeights()
         self.shape: tuple[int, ...] = ()
         self.settled: dict[tuple, Callable[[BlockCall], Any]] = {}
 
     def begin_run(self) -> None:
         """Look again at where the weights are: core may have moved them since the last run."""
         self.settled.clear()
-        self.streams_weights = False
+        self.weights.forget()
 
     def begin_model_call(self, shape: tuple[int, ...]) -> None:
         """Take the shape of the model's input, which settles how many samples there are."""
@@ -90,6 +91,13 @@ class CompiledBlocks:
         throw_exception_if_processing_interrupted()  # core asks in each layer, but not in compiled ones
         place = (call.stack_index, call.index, self.shape)
         kind = self.kinds.get(place[:2]) or self.kinds.setdefault(place[:2], _kind(call.block))
+        if not self.weights.knows(place[:2]):
+            self.weights.look(place[:2], call.block, BlockInputs(call).stream)
+        with self.weights.present(place[:2]) as present:
+            return self._run(place, kind, call) if present else call.run()
+
+    def _run(self, place: tuple, kind: tuple, call: BlockCall) -> Any:
+        """Run a block whose weights are on the device."""
         try:
             if place in self.settled:
                 return self.settled[place](call)
@@ -101,7 +109,7 @@ class CompiledBlocks:
     def _settle(self, place: tuple, kind: tuple, call: BlockCall) -> Any:
         """Find out how this block runs, and run it."""
         inputs, known = BlockInputs(call), self.functions.setdefault(kind, {})
-        if kind in self.uncompiled or self._streamed(call.block, inputs.stream.device):
+        if kind in self.uncompiled:
             self.settled[place] = BlockCall.run
             return call.run()
         # One sample fits every function; with more it shows which inputs have one entry for each.
@@ -139,18 +147,6 @@ class CompiledBlocks:
         log.warning("Compile Model+: %s runs uncompiled, as the compiler failed", name, exc_info=failure)
         self.uncompiled.add(kind)
         return call.run()
-
-    def _streamed(self, block: nn.Module, device: torch.device) -> bool:
-        """Whether core brings weights of this block to the device, or patches them, in each call."""
-        elsewhere = any(parameter.device != device for parameter in block.parameters())
-        streamed = elsewhere or any(getattr(module, "weight_function", ()) for module in block.modules())
-        if streamed and not self.streams_weights:
-            self.streams_weights = True
-            log.warning(
-                "Compile Model+: this model does not fit into the memory of the card. Blocks whose weights are "
-                "streamed run uncompiled: choose fp8 in Load Diffusion Model+, or a smaller picture"
-            )
-        return streamed
 
 
 def _kind(block: nn.Module) -> tuple:
