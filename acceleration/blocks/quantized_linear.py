@@ -26,7 +26,7 @@ LAYOUTS = frozenset(
 
 @contextmanager
 def opaque_products(block: nn.Module) -> Iterator[None]:
-    """While open, Linears in `block` that quantise their input multiply in one operation that is opaque to the compiler.
+    """While open, Linears in `block` that quantise their input multiply in one operation opaque to the compiler.
 
     Not for two threads on one block at a time.
     """
