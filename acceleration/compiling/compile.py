@@ -22,6 +22,7 @@ from torch import nn
 from ..blocks.allocation_graph import without_allocation_graph
 from ..blocks.architectures import Stack
 from ..blocks.block_stack import BlockCall, UnsupportedModelError, stacks_of, visit_blocks
+from ..blocks.quantized_linear import opaque_products
 from .compile_artifacts import Artifacts
 from .compiled_blocks import CompiledBlocks
 from .faster_choice import FasterChoice
@@ -135,7 +136,8 @@ class _CompiledRun:
             original = base.diffusion_model
             base.diffusion_model = self._compile_whole(original)
             try:
-                return executor(*args, **kwargs)
+                with opaque_products(original):
+                    return executor(*args, **kwargs)
             finally:
                 base.diffusion_model = original
         if self.choice is not None:

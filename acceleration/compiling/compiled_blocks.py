@@ -16,6 +16,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from torch import nn
 
 from ..blocks.block_call import BlockCall
+from ..blocks.quantized_linear import opaque_products
 from .dynamic_shapes import BlockInputs, Path, can_share_batch_sizes, stable_arguments
 from .streamed_weights import StreamedWeights
 
@@ -49,7 +50,8 @@ class _Function:
     def again(self, call: BlockCall) -> Any:
         """Run a block of this kind when `first` has seen such inputs before."""
         args, kwargs = stable_arguments(call)
-        return self.compiled(call.block, args, kwargs, self.stream, self.batch_dim)
+        with opaque_products(call.block):
+            return self.compiled(call.block, args, kwargs, self.stream, self.batch_dim)
 
 
 def _run_block(block: nn.Module, args: tuple, kwargs: dict[str, Any], path: Path, batch_dim: int | None) -> Any:

@@ -5,15 +5,19 @@ a token with an outlier is clipped at 448 and small ones fall below the smallest
 row by row (`kernels/rowwise_fp8.py`) and multiplied on the tensor cores.
 
 The *weight* carries the layout: core's e4m3 tensor under another layout name, whose product with a plain tensor is the
-row-wise one. Core's Linear then has nothing to quantise before the product. That matters for torch.compile: dynamo
-breaks the graph where core makes a QuantizedTensor of the input, but goes through this product without a break.
-Weights stay QuantizedTensors of a subclass of core's layout with the same data and scale, so LoRA, saving and weight
-streaming work as with core's; with a LoRA that is not baked in, core's Linear multiplies in full precision as ever.
+row-wise one. Core's Linear must then leave its input alone. Where core has formats of which only the weight is
+quantised (int8), the layer gets the name of one more such format, and its stock name back in everything that is saved;
+older cores leave the input of a layer alone that is marked for full precision. Weights stay QuantizedTensors of a
+subclass of core's layout with the same data and scale, so LoRA, saving and weight streaming work as with core's; with a
+LoRA that is not baked in, core's Linear multiplies in full precision as ever.
 Without fp8 on the device both sides are dequantised and multiplied: nearly the same numbers, slower.
 """
 
+import json
+from collections.abc import Iterable
 from dataclasses import replace
 
+import comfy.model_management as management
 import comfy.quant_ops as quant_ops
 import torch
 from torch.nn.functional import linear
@@ -21,6 +25,8 @@ from torch.nn.functional import linear
 from .kernels.rowwise_fp8 import quantize_rows
 
 LAYOUT = "VelocityRowwiseFP8Layout"
+FORMAT = "velocity_rowwise_fp8"  # in core's table of formats; never in a file
+STOCK_FORMAT = "float8_e4m3fn"
 Core = quant_ops.TensorCoreFP8E4M3Layout
 aten = torch.ops.aten
 
@@ -36,21 +42,42 @@ def use_rowwise_activations(diffusion_model: torch.nn.Module, compute_dtype: tor
     a weight whose nominal dtype is another, and would multiply in full precision. Calling it twice changes nothing.
     Raises `ValueError` when there is no such layer.
     """
-    switched = [module for module in diffusion_model.modules() if _is_fp8_linear(module)]
+    switched = {name: module for name, module in diffusion_model.named_modules() if _is_fp8_linear(module)}
     if not switched:
         raise ValueError(
             f"no Linear of {type(diffusion_model).__name__} has a scaled float8_e4m3fn weight that may be multiplied "
             "in fp8, so there is nothing to speed up; load it with precision 'fp8 fast' from a file in 16 bits"
         )
     _register()
-    for module in switched:
+    for module in switched.values():
         weight = module.weight
         params = replace(weight._params, orig_dtype=compute_dtype or weight.dtype)
         relabelled = quant_ops.QuantizedTensor(weight._qdata, LAYOUT, params)
         module.weight = torch.nn.Parameter(relabelled, requires_grad=False)
         module.layout_type = LAYOUT  # core 0.18.2 requantises with it after a LoRA
-        module._full_precision_mm = True  # core's word for: don't quantise the input, give the product a plain one
+        _leave_input_alone(module)
+    _save_as_stock(diffusion_model, switched)
     return len(switched)
+
+
+def _leave_input_alone(module: torch.nn.Module) -> None:
+    """Have core's Linear give the product a plain input."""
+    if FORMAT in quant_ops.QUANT_ALGOS:
+        module.quant_format = FORMAT
+        module._full_precision_mm = False  # with it, newer cores dequantise the weight in each call
+    else:
+        module._full_precision_mm = True
+
+
+def _save_as_stock(diffusion_model: torch.nn.Module, layers: Iterable[str]) -> None:
+    """Have every state dict of the model name core's own format, so that a file made of it is a stock one."""
+    note = torch.tensor(list(json.dumps({"format": STOCK_FORMAT}).encode()), dtype=torch.uint8)
+    names = [f"{layer}.comfy_quant" for layer in layers]
+
+    def rename(_: torch.nn.Module, state_dict: dict, prefix: str, __: dict) -> None:
+        state_dict.update((prefix + name, note) for name in names if prefix + name in state_dict)
+
+    diffusion_model.register_state_dict_post_hook(rename)
 
 
 def _is_fp8_linear(module: torch.nn.Module) -> bool:
@@ -62,8 +89,11 @@ def _is_fp8_linear(module: torch.nn.Module) -> bool:
 
 
 def _register() -> None:
-    """Tell core's registry of layouts about this one. F.linear arrives whole in inference mode, else in parts."""
+    """Tell core's registries about this layout. F.linear arrives whole in inference mode, else in parts."""
     quant_ops.register_layout_class(LAYOUT, RowwiseFP8Layout)
+    stock = quant_ops.QUANT_ALGOS[STOCK_FORMAT]
+    if any("quantize_input" in algorithm for algorithm in quant_ops.QUANT_ALGOS.values()):
+        quant_ops.QUANT_ALGOS[FORMAT] = {**stock, "comfy_tensor_layout": LAYOUT, "quantize_input": False}
     for operation, handler in {aten.linear.default: _linear, aten.mm.default: _mm, aten.addmm.default: _addmm}.items():
         quant_ops.register_layout_op(operation, RowwiseFP8Layout)(handler)
     for operation in (aten.t.default, aten.view.default, aten.reshape.default):
@@ -117,18 +147,47 @@ def _plain(tensor: object) -> object:
 def _multiply(x: torch.Tensor, q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return x (M, K) @ (q (K, N) * scale, one number) + bias (N,) in the dtype of x (M, N), x quantised by row."""
     codes, rows = quantize_rows(x)
-    if not _tensor_cores_take(codes, q):
+    if not _tensor_cores_take(q):
         x, weight = (codes.float() * rows).to(x.dtype), (q.float() * scale).to(x.dtype)
         return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
     if _has_rowwise_matmul(q.device):
         columns = scale.reshape(1, 1).expand(1, q.shape[1]).contiguous()
         inside = bias if bias is not None and bias.dtype == torch.bfloat16 else None  # the one that the kernel adds
-        out = _scaled_mm(codes, q, rows, columns, inside)
-        bias = None if inside is not None else bias
-    else:  # one scale per tensor on the tensor cores, the rows' own afterwards
-        out = _scaled_mm(codes, q, torch.ones_like(scale), scale).mul_(rows)
-    out = out.to(x.dtype)
-    return out if bias is None else out.add_(bias)
+        out = scaled_matmul(codes, q, rows, columns, inside)
+        return _finish(out, x.dtype, None, None if inside is not None else bias)
+    # one scale per tensor on the tensor cores, the rows' own afterwards
+    return _finish(scaled_matmul(codes, q, torch.ones_like(scale), scale, None), x.dtype, rows, bias)
+
+
+def _finish(
+    out: torch.Tensor, dtype: torch.dtype, rows: torch.Tensor | None, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return out (M, N) * rows (M, 1) + bias (N,) in `dtype`, in one pass, and in place where that can be."""
+    if rows is None and bias is None:
+        return out.to(dtype)
+    result = out if out.dtype == dtype else torch.empty_like(out, dtype=dtype)
+    if rows is None:
+        return torch.add(out, bias, out=result)
+    return torch.mul(out, rows, out=result) if bias is None else torch.addcmul(bias, out, rows, out=result)
+
+
+@torch.library.custom_op("velocity::scaled_matmul", mutates_args=())
+def scaled_matmul(
+    x: torch.Tensor, q: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return (x (M, K) * rows) @ (q (K, N) * columns) + bias in bfloat16 (M, N); x and q are float8_e4m3fn.
+
+    Opaque to the compiler, because torch's own rule for this product can't have one row for each of any number of
+    samples.
+    """
+    if x.shape[0] == 0:
+        return x.new_empty(0, q.shape[1], dtype=torch.bfloat16)
+    return _scaled_mm(x, q, rows, columns, bias)
+
+
+@scaled_matmul.register_fake
+def _(x: torch.Tensor, q: torch.Tensor, *_: torch.Tensor | None) -> torch.Tensor:
+    return x.new_empty(x.shape[0], q.shape[1], dtype=torch.bfloat16)
 
 
 def _scaled_mm(x: torch.Tensor, q: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias=None) -> torch.Tensor:
@@ -136,13 +195,16 @@ def _scaled_mm(x: torch.Tensor, q: torch.Tensor, rows: torch.Tensor, columns: to
     return torch._scaled_mm(x, q, rows, columns, bias, out_dtype=torch.bfloat16, use_fast_accum=True)
 
 
-def _tensor_cores_take(x: torch.Tensor, q: torch.Tensor) -> bool:
-    """e4m3 products need Ada or newer, rows to work on, both sides of q in multiples of 16, and its columns dense."""
-    if q.device.type != "cuda" or torch.version.cuda is None or q.shape[0] % 16 or q.shape[1] % 16:
+def _tensor_cores_take(q: torch.Tensor) -> bool:
+    """e4m3 products need Ada or newer, or an AMD card that core knows, both sides of q in multiples of 16, and its
+    columns dense."""
+    if q.device.type != "cuda" or q.shape[0] % 16 or q.shape[1] % 16 or q.stride(0) != 1:
         return False
-    return x.shape[0] > 0 and q.stride(0) == 1 and torch.cuda.get_device_capability(q.device) >= (8, 9)
+    if torch.version.hip is not None:
+        return management.supports_fp8_compute(q.device)
+    return torch.cuda.get_device_capability(q.device) >= (8, 9)
 
 
 def _has_rowwise_matmul(device: torch.device) -> bool:
     """Hopper and data centre Blackwell; torch supports it elsewhere only in some builds."""
-    return torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] in (9, 10)

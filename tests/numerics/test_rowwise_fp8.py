@@ -3,14 +3,17 @@ where the matmul is emulated with the numbers that the tensor cores would multip
 
 import json
 
+import comfy.model_management
 import comfy.ops
 import pytest
 import torch
-from comfy.quant_ops import QuantizedTensor, TensorCoreFP8E4M3Layout
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor, TensorCoreFP8E4M3Layout
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from velocity_nodes.acceleration.precision import rowwise_fp8
 from velocity_nodes.acceleration.precision.kernels.rowwise_fp8 import quantize_rows
-from velocity_nodes.acceleration.precision.rowwise_fp8 import LAYOUT, _multiply, use_rowwise_activations
+from velocity_nodes.acceleration.precision.rowwise_fp8 import FORMAT, LAYOUT, _multiply, use_rowwise_activations
 
 K, N = 96, 48
 
@@ -170,12 +173,25 @@ def test_broken_rows_stay_broken_and_alone() -> None:
     torch.testing.assert_close(result[0, others], expected[0, others])
 
 
-@pytest.mark.parametrize("card", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
+CARDS = {
+    "Ampere": ((8, 0), None, None),
+    "Ada": ((8, 9), None, ()),
+    "Hopper": ((9, 0), None, (40, 1)),
+    "B200": ((10, 0), None, (40, 1)),
+    "RTX 50": ((12, 0), None, ()),
+    "MI350": ((9, 5), "7.0", ()),  # AMD: core says which cards have it
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_what_a_card_would_run(monkeypatch: pytest.MonkeyPatch, card: tuple[int, int], dtype: torch.dtype) -> None:
+def test_what_a_card_would_run(monkeypatch: pytest.MonkeyPatch, card: str, dtype: torch.dtype) -> None:
     """Torch's own checks of shapes, strides, scales and dtypes, on stand-ins for CUDA tensors; no GPU is needed."""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: card)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    capability, hip, rows = CARDS[card]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device: True)
+    monkeypatch.setattr(rowwise_fp8, "scaled_matmul", rowwise_fp8._scaled_mm)  # not opaque
     calls = []
     real = torch._scaled_mm
 
@@ -185,13 +201,62 @@ def test_what_a_card_would_run(monkeypatch: pytest.MonkeyPatch, card: tuple[int,
 
     monkeypatch.setattr(torch, "_scaled_mm", noted)
     with FakeTensorMode(), torch.inference_mode():
-        for columns, taken in ((N, card >= (8, 9)), (N + 1, False)):
+        for columns in (N, N + 1):
             calls.clear()
             x, bias = torch.empty(40, K, device="cuda", dtype=dtype), torch.empty(columns, device="cuda", dtype=dtype)
             q = torch.empty(columns, K, device="cuda", dtype=torch.float8_e4m3fn)
             out = _multiply(x, q.t(), torch.empty((), device="cuda"), bias)
             assert out.shape == (40, columns) and out.dtype == dtype
-            assert calls == ([(40, 1) if card[0] in (9, 10) else ()] if taken else [])
+            assert calls == ([] if rows is None or columns == N + 1 else [rows])
+
+
+def emulated(x: torch.Tensor, q: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias=None) -> torch.Tensor:
+    """What the tensor cores do: sums in float32, a result in bfloat16."""
+    out = (x.float() @ q.float()) * rows * columns
+    return (out if bias is None else out + bias.float()).bfloat16()
+
+
+@pytest.fixture(params=["Ada", "Hopper"])
+def on_a_card(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branch of the card, with the matmul emulated."""
+    monkeypatch.setattr(rowwise_fp8, "_tensor_cores_take", lambda q: True)
+    monkeypatch.setattr(rowwise_fp8, "_has_rowwise_matmul", lambda device: request.param == "Hopper")
+    monkeypatch.setattr(rowwise_fp8, "_scaled_mm", emulated)
+
+
+class Passes(TorchDispatchMode):
+    """Counts the operations that write a tensor of a given shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape, self.names = shape, []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.shape == self.shape and not operation.is_view:
+            self.names.append(str(operation))
+        return result
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("on_a_card")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_the_card_computes(dtype: torch.dtype, bias: bool) -> None:
+    """Near the full product, in the dtype of the activations, and after the matmul at most one pass over it."""
+    x = activations()[0].to(dtype)
+    x[:4] /= 100  # fits fp16
+    model = rowwise(bias=bias)
+    q, scale, add = model[0].weight._qdata.t(), model[0].weight._params.scale, model[0].bias
+    add = None if add is None else add.to(dtype)
+    with Passes((40, N)) as passes:
+        out = _multiply(x, q, scale, add)
+    codes, rows = quantize_rows(x)
+    expected = (codes.float() * rows) @ (q.float() * scale) + (0 if add is None else add.float())
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.02)
+    made = [name for name in passes.names if "empty" not in name]
+    assert len(made) <= 2 and made[0] == "velocity.scaled_matmul.default", made
 
 
 @torch.inference_mode()
@@ -207,3 +272,47 @@ def test_compiled_gives_the_eager_result(backend: str) -> None:
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-3)
     assert not counters["graph_break"], dict(counters["graph_break"])
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("on_a_card")
+def test_compiled_with_one_row_for_each_sample() -> None:
+    """As Flux modulates: one graph for any number of samples."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = rowwise()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for samples in (2, 1, 5):
+        x = activations(samples)[0]
+        torch._dynamo.decorators.mark_unbacked(x, 0)
+        torch.testing.assert_close(compiled(x), model(x))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+class NewerLinear:
+    """The part of core's Linear after 0.31 that differs."""
+
+    def forward_comfy_cast_weights(
+        self, input: torch.Tensor, compute_dtype=None, want_requant: bool = False, weight_only_quant: bool = False
+    ) -> torch.Tensor:
+        if not weight_only_quant:
+            weight, bias = comfy.ops.cast_bias_weight(self, input)
+            if self._full_precision_mm and isinstance(weight, QuantizedTensor):
+                weight = weight.dequantize()
+        else:
+            weight, bias = comfy.ops.cast_bias_weight(
+                self, dtype=self.weight.dtype, device=input.device, bias_dtype=input.dtype, want_requant=True
+            )
+        return self._forward(input, weight, bias)
+
+
+@torch.inference_mode()
+def test_a_core_that_dequantises_what_it_multiplies_in_full() -> None:
+    model, x = fp8_linear(), activations()
+    expected = rowwise()(x)
+    model[0].__class__ = type("Linear", (NewerLinear, type(model[0])), {})
+    full = model(x)
+    use_rowwise_activations(model)
+    if FORMAT not in QUANT_ALGOS:
+        pytest.skip("this core has no format of which only the weight is quantised")
+    assert torch.equal(model(x), expected) and not torch.equal(expected, full)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from velocity_nodes.acceleration.precision.kernels import rowwise_fp8
 from velocity_nodes.acceleration.precision.kernels.rowwise_fp8 import (
     LARGEST,
     _quantize_row,
@@ -102,6 +104,31 @@ def test_strided_rows() -> None:
         q, scale = quantize_rows(view)
         copied, copied_scale = quantize_rows(view.clone(memory_format=torch.contiguous_format))
         assert torch.equal(q.float(), copied.float()) and torch.equal(scale, copied_scale)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that an operation makes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            self.bytes = max(self.bytes, tensor.nbytes)
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_twin_needs_little_memory(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the way nothing is larger than the result, in several parts that give what one gives; the input stays."""
+    matrix = torch.randn(1000, 64, generator=torch.Generator().manual_seed(4)).to(dtype)
+    before, (whole, whole_scale) = matrix.clone(), quantize_rows_torch(matrix)
+    monkeypatch.setattr(rowwise_fp8, "CHUNK", 64 * 64)
+    with Largest() as largest:
+        q, scale = quantize_rows_torch(matrix)
+    assert largest.bytes == q.nbytes
+    assert torch.equal(q.view(torch.uint8), whole.view(torch.uint8)) and torch.equal(scale, whole_scale)
+    assert torch.equal(matrix, before)
 
 
 @pytest.mark.parametrize("capability", [80, 89, 90, 100, 120])

@@ -20,6 +20,7 @@ LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
 INVERSE_LARGEST = 1.0 / LARGEST  # multiplied with: torch divides by a constant differently on CPU and CUDA
 SMALLEST_SCALE = 2.0**-100  # keeps scale and 1 / scale normal numbers, whatever flushes denormals
 LONGEST_ROW = 65536  # elements that 32 warps hold in registers
+CHUNK = 2**24  # elements that the twin turns into float32 at a time: 64 MiB
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,10 +37,28 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def quantize_rows_torch(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The twin, in plain torch; arguments and result as in `quantize_rows`."""
-    values = x.float()
-    scale = (values.abs().amax(1, keepdim=True) * INVERSE_LARGEST).clamp(min=SMALLEST_SCALE)  # NaN stays NaN
-    return (values * (1.0 / scale)).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
+    """The twin, in plain torch; arguments and result as in `quantize_rows`.
+
+    Some rows at a time: on the way are five bytes an element, which a video's activations have no room for. The
+    compiler needs no such care.
+    """
+    if _is_traced(x):
+        values = x.float()
+        scale = _scale(values.abs().amax(1, keepdim=True))
+        return (values * (1.0 / scale)).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
+    q = torch.empty(x.shape, device=x.device, dtype=torch.float8_e4m3fn)
+    scale = torch.empty(len(x), 1, device=x.device, dtype=torch.float32)
+    rows = max(1, CHUNK // x.shape[1])
+    for part, q_part, scale_part in zip(x.split(rows), q.split(rows), scale.split(rows), strict=True):
+        least, most = torch.aminmax(part, dim=1, keepdim=True)
+        scale_part.copy_(_scale(torch.maximum(-least, most).float()))
+        values = part.to(torch.float32, copy=True).mul_(1.0 / scale_part)
+        q_part.copy_(values.clamp_(-LARGEST, LARGEST))
+    return q, scale
+
+
+def _scale(peak: torch.Tensor) -> torch.Tensor:
+    return (peak * INVERSE_LARGEST).clamp(min=SMALLEST_SCALE)  # NaN stays NaN
 
 
 def quantize_rows_triton(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,12 +75,16 @@ def quantize_rows_triton(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _kernel_can(x: torch.Tensor) -> bool:
-    """Triton compiles for Ampere and newer (and for AMD); the kernel does the cast in integers, so no fp8 is needed."""
-    if triton is None or x.device.type != "cuda" or x.shape[1] > LONGEST_ROW:
+    """Triton compiles for Ampere and newer; the kernel does the cast in integers, so no fp8 is needed. On AMD's cards
+    it was never tried."""
+    if triton is None or x.device.type != "cuda" or torch.version.hip is not None or x.shape[1] > LONGEST_ROW:
         return False
-    if torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter):
-        return False  # a stand-in by which the compiler traces
-    return torch.cuda.get_device_capability(x.device) >= (8, 0)
+    return not _is_traced(x) and torch.cuda.get_device_capability(x.device) >= (8, 0)
+
+
+def _is_traced(x: torch.Tensor) -> bool:
+    """Whether `x` is a stand-in by which the compiler traces."""
+    return torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter)
 
 
 if triton is not None:
