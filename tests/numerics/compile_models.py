@@ -26,11 +26,13 @@ def unet() -> ModelPatcher:
     return build(comfy.supported_models.SD15, {**UNET, "adm_in_channels": None, "use_temporal_attention": False})
 
 
-def run_unet(model: ModelPatcher, batch: int = 1, side: int = 8, tokens: int = 5, cfg: float = 2.0) -> torch.Tensor:
+def run_unet(
+    model: ModelPatcher, batch: int = 1, side: int = 8, tokens: int = 5, cfg: float = 2.0, steps: int = 3
+) -> torch.Tensor:
     draw, latent = Draw(0), torch.zeros(batch, 4, side, side)
-    conds = [[draw(1, tokens, 16), {}]], [[draw(1, 5, 16), {}]]
+    conds = [[[draw(1, length, 16), {"pooled_output": draw(1, 1280)}]] for length in (tokens, 5)]
     noise = comfy.sample.prepare_noise(latent, 3)
-    return comfy.sample.sample(model, noise, 3, cfg, "euler", "karras", *conds, latent, seed=3, disable_pbar=True)
+    return comfy.sample.sample(model, noise, steps, cfg, "euler", "karras", *conds, latent, seed=3, disable_pbar=True)
 
 
 CHANGES = ({}, {"side": 16}, {"batch": 2}, {"batch": 3, "side": 12}, {"tokens": 9}, {"cfg": 1.0})
