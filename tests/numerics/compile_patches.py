@@ -1,4 +1,4 @@
-"""Run by test_compile.py: code of other nodes that runs inside blocks comes and goes; what was compiled stays compiled."""
+"""Run by test_compile.py: code of other nodes inside blocks comes and goes; what was compiled stays compiled."""
 
 from collections.abc import Callable
 
@@ -73,8 +73,8 @@ def test_normalized_attention_guidance(warm: ModelPatcher, caplog: pytest.LogCap
     assert compare(tiny_flux(), with_nag(tiny_flux(), 5.0), **settings)[0] > 0.1, "this proves nothing"
     assert check(with_nag(compiled(tiny_flux()), 5.0), with_nag(tiny_flux(), 5.0), **settings) == KINDS
     assert DOES_NOT_FIT not in caplog.text
-    for scale, change in ((7.0, {}), (6.0, {"latent": empty(2)}), (6.0, {"latent": empty(1, 20, 16)}), (6.0, {"cfg": 1.0})):
-        assert check(with_nag(warm, scale), with_nag(tiny_flux(), scale), **{**settings, **change}) == 0
+    for change in ({}, {"latent": empty(2)}, {"latent": empty(1, 20, 16)}, {"cfg": 1.0}):
+        assert check(with_nag(warm, 7.0), with_nag(tiny_flux(), 7.0), **{**settings, **change}) == 0
     assert caplog.text.count(DOES_NOT_FIT) == KINDS
     check_plain(warm, caplog)
 
@@ -119,7 +119,14 @@ def test_another_attention_is_compiled_as_well(warm: ModelPatcher, caplog: pytes
     def sharper(model: ModelPatcher) -> ModelPatcher:
         return with_override(model, lambda attention, q, *others, **named: attention(q * 1.1, *others, **named))
 
-    changes = ({}, {"seed": 4}, {"steps": 4}, {"cfg": 2.0}, {"latent": empty(3, 20, 16)}, {"cfg": 2.0, "latent": empty(2)})
+    changes = (
+        {},
+        {"seed": 4},
+        {"steps": 4},
+        {"cfg": 2.0},
+        {"latent": empty(3, 20, 16)},
+        {"cfg": 2.0, "latent": empty(2)},
+    )
     assert [check(sharper(warm), sharper(tiny_flux()), **change) for change in changes] == [KINDS, *[0] * 5]
     check_plain(warm, caplog)
 

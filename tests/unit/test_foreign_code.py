@@ -69,7 +69,12 @@ def test_code_inside_the_block_sees_all_options(code: dict) -> None:
 def test_numbers_and_places_make_no_other_set() -> None:
     def options(number: float, place: int) -> dict:
         replaced = {"attn1": {("input", place): functools.partial(patch(number), 1.0)}}
-        return {**STEP, "block": ("input", place), "patches": {"middle_patch": [patch(number)]}, "patches_replace": replaced}
+        return {
+            **STEP,
+            "block": ("input", place),
+            "patches": {"middle_patch": [patch(number)]},
+            "patches_replace": replaced,
+        }
 
     assert inside(options(1.0, 3)) == inside(options(2.0, 4))
     assert inside(options(1.0, 3)) != inside({**STEP, "patches": {"middle_patch": [patch(1.0)]}})
