@@ -6,16 +6,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from velocity_nodes.acceleration.compiling import compile_artifacts
-from velocity_nodes.acceleration.compiling.compile_artifacts import MAGIC, Artifacts, artifact_key, remove_oldest
+from velocity_nodes.acceleration.compiling.compile_artifacts import (
+    MAGIC,
+    Artifacts,
+    artifact_key,
+    inductor_folder,
+    remove_oldest,
+)
 
 from dev.host import ROOT
 
 KEY = {"model": "Flux", "torch": "2"}
-# One small function, compiled by inductor in a process with an empty cache; prints hits and misses of its caches.
+# A small function with core's attention on NVIDIA cards, compiled by inductor in a process with an empty cache. Prints
+# hits and misses of its caches. A graph that AOTAutograd does not cache counts in neither.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -29,12 +37,19 @@ from velocity_nodes.acceleration.compiling.toolchain import compile_options
 artifacts = Artifacts(Path(sys.argv[2]), {"model": "Flux", "torch": "2"})
 artifacts.load()
 options = compile_options("inductor", "default", "auto", False, torch.device("cpu"))
-compiled = torch.compile(lambda x: torch.nn.functional.gelu(x) * 3 + x.sum(), **options)
-x = torch.arange(64.0)
+from torch.nn.attention import SDPBackend, sdpa_kernel
+def function(x):
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], set_priority=True):
+        x = torch.nn.functional.scaled_dot_product_attention(x, x, x)
+    return torch.nn.functional.gelu(x) * 3 + x.sum()
+compiled = torch.compile(function, **options)
+x = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
 with torch.inference_mode():
-    assert torch.allclose(compiled(x), torch.nn.functional.gelu(x) * 3 + x.sum())
+    assert torch.allclose(compiled(x), function(x), rtol=1e-4)
 artifacts.save()
-print(json.dumps([counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]]))
+fx, aot = counters["inductor"], counters["aot_autograd"]
+assert fx["fxgraph_cache_hit"] == aot["autograd_cache_hit"], aot
+print(json.dumps([aot["autograd_cache_hit"], aot["autograd_cache_miss"]]))
 """
 
 
@@ -199,6 +214,14 @@ class TestCacheFolder:
         artifacts.load()
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(artifacts.folder / "inductor")
 
+    def test_is_short_on_windows(self, monkeypatch) -> None:
+        """Triton's longest paths have more than 200 characters below it, and Windows allows 259."""
+        monkeypatch.setenv("LOCALAPPDATA", r"C:\Users\someone\AppData\Local")
+        deep = Path(r"C:\Users\someone\Documents\ComfyUI_windows_portable\ComfyUI\user\__velocity\compile")
+        assert len(str(inductor_folder(deep, "win32"))) < 50
+        monkeypatch.delenv("LOCALAPPDATA")
+        assert deep not in inductor_folder(deep, "win32").parents
+
 
 def test_the_key_names_what_compiled_code_depends_on() -> None:
     import comfy.sd
@@ -213,4 +236,21 @@ def test_the_key_names_what_compiled_code_depends_on() -> None:
     assert whole != half
     assert whole["model"] == "Flux"
     assert whole["torch"] == torch.__version__
+    assert whole["kitchen"]
+    assert whole["capability"] == torch.backends.cpu.get_cpu_capability()
     assert all(isinstance(value, str) for value in whole.values())
+
+
+def test_the_key_names_the_layouts_of_quantised_weights() -> None:
+    """Both have the nominal type of the weights that they stand for."""
+    import comfy.quant_ops as quant_ops
+
+    weight = torch.ones(16, 16, dtype=torch.bfloat16)
+    quantised = quant_ops.QuantizedTensor.from_float(weight, "TensorCoreFP8E4M3Layout")
+    keys = []
+    for tensor in (weight, quantised):
+        module = torch.nn.Module()
+        module.weight = torch.nn.Parameter(tensor, requires_grad=False)
+        base = SimpleNamespace(diffusion_model=module, manual_cast_dtype=None)
+        keys.append(artifact_key(SimpleNamespace(model=base, load_device=torch.device("cpu")))["weights"])
+    assert keys == ["torch.bfloat16", "torch.bfloat16 in TensorCoreFP8E4M3Layout"]

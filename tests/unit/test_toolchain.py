@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from velocity_nodes.acceleration.compiling.toolchain import compile_options, problem
+from velocity_nodes.acceleration.compiling.toolchain import CACHEABLE, compile_options, problem
 
 from dev.host import ROOT
 
@@ -87,9 +87,15 @@ class TestOptions:
     def test_modes_become_options(self) -> None:
         plain = compile_options("inductor", "default", "auto", False, CUDA)["options"]
         tuned = compile_options("inductor", "max-autotune", "auto", False, CUDA)["options"]
-        assert not plain
+        assert list(plain) == [CACHEABLE]
         assert tuned["max_autotune"] and tuned["triton.cudagraphs"]
 
     def test_torch_takes_them_all(self) -> None:
         for mode in ("default", "max-autotune-no-cudagraphs", "max-autotune", "reduce-overhead"):
             torch.compile(torch.sin, **compile_options("inductor", mode, "auto", False, CPU))
+
+    def test_what_the_user_marked_cacheable_stays(self) -> None:
+        with torch._inductor.config.patch({CACHEABLE: {"mine": "1"}}):
+            marked = compile_options("inductor", "default", "auto", False, CUDA)["options"][CACHEABLE]
+        assert marked["mine"] == "1" and "torch.nn.attention._sdpa_kernel" in marked
+        assert not getattr(torch._inductor.config, CACHEABLE)  # nobody else's compiles see it
