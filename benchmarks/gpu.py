@@ -88,10 +88,14 @@ def main() -> None:
     """Measure, write, draw."""
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.worker or options.quick or options.low_vram:
-        from .gpu_quick import supervise, work
+    if options.worker:
+        from .gpu_worker import work
 
-        work(options) if options.worker else supervise(options)
+        work(options)
+    elif options.quick or options.low_vram:
+        from .gpu_quick import supervise
+
+        supervise(options)
     else:
         whole_runs(options)
 

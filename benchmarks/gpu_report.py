@@ -7,6 +7,7 @@ from typing import Any
 
 # Published seconds of FLUX.1-dev, 28 steps, 1024 x 1024, on one H200: sgl-project/sglang pull request 19673.
 MARKS = {"eager": 5.58, "compiled, FA3": 3.73, "compiled, FA3, cache": 2.38}
+STOPPED = "stopped while it ran"  # the error of a case until it is measured
 
 
 class Report:
