@@ -12,7 +12,7 @@ import nodes
 from ..wire.fingerprint import fingerprint
 from .allowed import is_allowed
 
-PACK = __package__.rpartition(".")[0]
+PACK = __package__.removesuffix(".remote.worker")
 
 
 def add_routes() -> None:

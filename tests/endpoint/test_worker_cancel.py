@@ -9,7 +9,7 @@ from worker_stack import Stack, tiny_job
 
 from dev.client import ComfyClient
 
-LONG = 20_000  # steps: minutes, so that what waits for their end fails
+LONG = 10_000  # steps, the most that KSampler takes: minutes, so that what waits for their end fails
 
 
 @pytest.fixture(scope="module")

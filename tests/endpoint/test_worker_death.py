@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from worker_stack import Stack, tiny_job
 
-LONG = 20_000  # steps: minutes
+LONG = 10_000  # steps, the most that KSampler takes: minutes
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,7 @@ def test_a_second_step_cache_is_an_error_that_names_the_cure(server: ComfyServer
         assert caught.value.details["node_type"] == "KSampler"
 
 
+@pytest.mark.soak("a minute of sampling for what only a change of the caches' state can break")
 @each
 def test_memory_does_not_grow(server: ComfyServer, nodes: dict) -> None:
     process = psutil.Process(server.process.pid)
