@@ -1,5 +1,6 @@
 """The compiled function of one kind of block: what `torch.compile` made of it, and how many graphs it may take."""
 
+import contextlib
 import logging
 import types
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list as cached_gr
 
 from ..blocks.block_call import BlockCall
 from ..blocks.quantized_linear import opaque_products
+from .bypass_loras import strengths_as_tensors
 from .dynamic_shapes import BlockInputs, Path, can_share_batch_sizes, stable_arguments
 
 log = logging.getLogger("velocity")
@@ -33,7 +35,7 @@ class CompiledFunction:
         self.stream: Path = ()
         self.batch_dim: int | None = None
         self.dynamic = options["dynamic"] is not False
-        self.told, self.whole = False, options["fullgraph"]
+        self.plain, self.told, self.whole = plain, False, options["fullgraph"]
         # A code object of its own: torch keeps compiled graphs with the code, so they go when this function goes.
         self.code = _run_block.__code__.replace(co_name=f"compiled_{name}")
         function = types.FunctionType(self.code, _run_block.__globals__)
@@ -58,7 +60,7 @@ class CompiledFunction:
         missed: list[str] = []
         run = self.compiled if self.graphs() < self.limit else self.as_known
         try:
-            with opaque_products(call.block):
+            with opaque_products(call.block), contextlib.nullcontext() if self.plain else strengths_as_tensors(call.block):
                 output = run(call.block, args, kwargs, self.stream, self.batch_dim, missed)
         except COMPILE_ERRORS as error:
             if self.whole:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..blocks.block_call import BlockCall
+from .bypass_loras import bypass_form
 
 # Names in transformer_options["patches"] that core's models call between their blocks. A block may call any other:
 # attn1_patch, attn1_output_patch, attn2_patch, attn2_output_patch, middle_patch, mlp_patch as of ComfyUI 0.30.0.
@@ -57,7 +58,7 @@ def replaced_forwards(block: nn.Module) -> Identity:
         if forward == type(module).forward.__get__(module):  # what a bypass LoRA leaves behind
             del module.forward
         elif forward is not None:
-            replaced.append((name, _identity(forward)))
+            replaced.append((name, _identity(forward), bypass_form(forward)))
     return tuple(replaced)
 
 

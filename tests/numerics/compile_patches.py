@@ -9,7 +9,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_nag import NAGuidance
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
+from velocity_nodes.acceleration.blocks.architectures import Stack
+from velocity_nodes.acceleration.blocks.block_call import BlockCall, Place
 from velocity_nodes.acceleration.compiling.compile import STORE
+from velocity_nodes.acceleration.compiling.compiled_blocks import CompiledBlocks
 
 from .compile_models import UNET_KINDS, run_unet
 from .compiling import CLOSE, compare, compiled, error, forget, graphs
@@ -81,13 +84,13 @@ def test_normalized_attention_guidance(warm: ModelPatcher, caplog: pytest.LogCap
 
 def test_a_bypass_lora_of_any_strength(warm: ModelPatcher, caplog: pytest.LogCaptureFixture) -> None:
     assert compare(tiny_flux(), with_bypass_lora(tiny_flux(), 1.0))[0] > 10 * CLOSE, "this proves nothing"
-    taken = [
-        check(with_bypass_lora(warm, strength), with_bypass_lora(tiny_flux(), strength))
-        for strength in (0.5, 1.0, -0.3, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3)
-    ]
-    assert taken == [KINDS, *[0] * 8]
-    assert check(with_bypass_lora(warm, 0.7, rank=8), with_bypass_lora(tiny_flux(), 0.7, rank=8)) <= KINDS
-    assert caplog.text.count(DOES_NOT_FIT) == KINDS
+    for rank in (4, 8):
+        taken = [
+            check(with_bypass_lora(warm, strength, rank), with_bypass_lora(tiny_flux(), strength, rank))
+            for strength in (0.5, 1.0, -0.3, 0, 0.8)
+        ]
+        assert taken == [KINDS, *[0] * 4]
+    assert DOES_NOT_FIT not in caplog.text
     check_plain(warm, caplog)
 
 
@@ -164,3 +167,26 @@ def test_the_limit_of_graphs_is_told(caplog: pytest.LogCaptureFixture) -> None:
         taken = [check(patched, tiny_flux(), latent=empty(1, height, 16)) for height in (16, 20, 24, 16, 20)]
     assert taken == [KINDS, KINDS, 0, 0, 0]
     assert caplog.text.count(DOES_NOT_FIT) == KINDS
+
+
+class WithAttention(torch.nn.Module):
+    def forward(self, x: torch.Tensor, attention: Callable, transformer_options: dict) -> torch.Tensor:
+        return x + attention(x) * transformer_options.get("run_vx", 1.0)
+
+
+def test_closures_and_options_made_anew_for_each_block() -> None:
+    """As sparse attention hands its blocks closures, and spatio-temporal guidance copies of the options."""
+
+    def scaled(factor: torch.Tensor) -> Callable:
+        return lambda x: x * factor
+
+    blocks, before = CompiledBlocks(backend="eager", dynamic=None, fullgraph=False), graphs()
+    x, factors = Draw(0)(1, 6, 8), Draw(1)(4)
+    for index, factor in enumerate(factors):
+        options = {"uuids": [object()], "block_index": index, "stg": index, **({"skipped": True} if index % 2 else {})}
+        named = {"attention": scaled(factor), "transformer_options": options}
+        output = blocks.visit(
+            BlockCall(WithAttention(), Place(Stack("blocks", ("x",)), 0, index, len(factors)), (x,), named)
+        )
+        assert error(output, x + x * factor) < CLOSE
+    assert graphs() - before == 1

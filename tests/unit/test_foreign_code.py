@@ -87,7 +87,7 @@ def test_a_layer_with_another_forward() -> None:
     own = block[0].forward
     block[0].forward = patch(1.0)
     found = replaced_forwards(block)
-    assert [name for name, _ in found] == ["0"]
+    assert [name for name, *_ in found] == ["0"]
     block[0].forward = patch(2.0)
     assert replaced_forwards(block) == found
     block[0].forward = own  # as core's bypass LoRAs put it back
