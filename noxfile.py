@@ -1,4 +1,4 @@
-"""Everything a developer runs: `python -m nox -s demo|tests|comfy|bench|lint`.
+"""Everything a developer runs: `python -m nox -s demo|tests|soak|forward|comfy|bench|lint`.
 
 All sessions share one virtual environment and one unpacked ComfyUI, both cached outside the repository, so only the
 first run pays for the download (about 3 GB: the torch trio from PyPI).
@@ -6,11 +6,9 @@ first run pays for the download (about 3 GB: the torch trio from PyPI).
 
 import hashlib
 import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import nox
 import platformdirs
@@ -19,43 +17,14 @@ ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
 
 from dev.comfyui_source import FLOOR, REFERENCE, comfyui_tree  # noqa: E402
+from dev.forward_table import write_table  # noqa: E402
+from dev.parts import FORWARD, SOAK, TESTS, Part, Running, folders_without_part, run_parts  # noqa: E402
 
 CACHE = Path(os.environ.get("VELOCITY_CACHE") or platformdirs.user_cache_path("comfyui-velocity"))
 ENVIRONMENT = CACHE / f"python{sys.version_info.major}.{sys.version_info.minor}"
+NEWEST = ("comfyui-frontend-package", "comfy-kitchen", "comfy-aimdo")
 # A matched trio: newer torch has no matching torchaudio on PyPI.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
-
-
-class Part(NamedTuple):
-    """Tests that run in one process, as many parts at a time as there are cores; the long ones first."""
-
-    comfyui: str
-    folders: tuple[str, ...]
-    options: tuple[str, ...] = ()
-
-
-PARTS = (
-    Part(REFERENCE, ("browser", "benchmarks", "host")),
-    Part(REFERENCE, ("numerics",)),
-    # Left out on the floor is what takes long and is about our own code: the ComfyUI around it makes no difference.
-    Part(
-        FLOOR,
-        ("numerics",),
-        (
-            "--ignore=tests/numerics/test_cache_samplers.py",
-            "--ignore=tests/numerics/test_first_block_every_model.py",
-            "--deselect=tests/numerics/test_compile.py::test_checks_in_a_process_of_their_own[compile_architectures.py]",
-        ),
-    ),
-    Part(REFERENCE, ("endpoint", "wire", "remote")),
-    Part(
-        FLOOR,
-        ("host", "faults/test_faults_worker.py", "faults/test_faults_client.py", "offload", "contract"),
-        ("--deselect=tests/host/test_cache_nodes.py::test_memory_does_not_grow",),
-    ),
-    Part(REFERENCE, ("faults",)),
-    Part(REFERENCE, ("unit", "offload", "contract")),
-)
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["tests"]
@@ -87,6 +56,34 @@ def _run(session: nox.Session, *arguments: str, comfyui: str = REFERENCE, **opti
     session.run(_python(session), *arguments, env=_environment(comfyui), **options)
 
 
+def _run_parts(session: nox.Session, parts: Sequence[Part]) -> list[Running]:
+    python = _python(session)
+    newest = _newest(session, python) if any(part.newest for part in parts) else python
+
+    def start(part: Part) -> tuple[str, dict[str, str]]:
+        return newest if part.newest else python, _environment(part.comfyui)
+
+    return run_parts(parts, start, session.log)
+
+
+def _newest(session: nox.Session, python: str) -> str:
+    """Return the interpreter of an environment on top of the shared one, with the newest of what ComfyUI pins."""
+    folder = CACHE / f"{ENVIRONMENT.name}-newest"
+    own = folder / Path(python).relative_to(ENVIRONMENT)
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    if not own.is_file():
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(folder))
+        packages, shared = (session.run(str(one), "-c", ask, silent=True).strip() for one in (own, python))
+        Path(packages, "shared.pth").write_text(f"import site; site.addsitedir({shared!r})\n", encoding="utf-8")
+    session.run(str(own), "-m", "pip", "install", "--upgrade", *NEWEST)
+    return str(own)
+
+
+def _check(session: nox.Session, ended: list[Running]) -> None:
+    if any(one.code for one in ended):
+        session.error("tests failed, see above")
+
+
 def _environment(comfyui: str) -> dict[str, str]:
     return {"COMFYUI_PATH": str(comfyui_tree(comfyui, CACHE)), "PYTHONUTF8": "1"}
 
@@ -100,9 +97,10 @@ def setup(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting of everything."""
+    """Check style and formatting of everything, and that the pack's imports only go down."""
     _run(session, "-m", "ruff", "check", ".")
     _run(session, "-m", "ruff", "format", "--check", ".")
+    _run(session, "-m", "dev.imports")
 
 
 @nox.session
@@ -112,25 +110,24 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         _run(session, "-m", "pytest", *session.posargs)
         return
-    python = _python(session)
-    left_over = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
-    left_over.difference_update(*(part.folders for part in PARTS if part.comfyui == REFERENCE))
-    if left_over:
-        session.error(f"no part of the tests has the folders {', '.join(sorted(left_over))}: add them to PARTS")
+    missing = folders_without_part(TESTS)
+    if missing:
+        session.error(f"no part of the tests has the folders {', '.join(missing)}: add them to dev/parts.py")
+    _check(session, _run_parts(session, TESTS))
 
-    def run(part: Part) -> int:
-        command = [python, "-m", "pytest", *(f"tests/{name}" for name in part.folders), *part.options]
-        # One thread: the models are tiny, and another part runs beside this one.
-        environment = {**os.environ, **_environment(part.comfyui), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        session.log(f"ComfyUI {part.comfyui}: {' '.join(part.folders)}\n{done.stdout.decode('utf-8', 'replace')}")
-        return done.returncode
 
-    comfyui_tree(FLOOR, CACHE)
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
-        codes = list(pool.map(run, PARTS))
-    if any(codes):
-        session.error("tests failed, see above")
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Before a release, on an idle machine: the tests marked `soak`, and all of them on the oldest ComfyUI."""
+    _check(session, _run_parts(session, SOAK))
+
+
+@nox.session
+def forward(session: nox.Session) -> None:
+    """Host and browser tests with the newest packages, numerics on two more ComfyUIs; writes docs/compatibility.md."""
+    ended = _run_parts(session, FORWARD)
+    write_table(ended)
+    _check(session, ended)
 
 
 @nox.session

@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from importlib import metadata
 from typing import Any
 
 import comfyui_version
@@ -28,6 +29,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
+        "aimdo": metadata.version("comfy-aimdo"),
     }
     try:
         import triton

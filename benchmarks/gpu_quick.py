@@ -35,7 +35,8 @@ def supervise(options: argparse.Namespace) -> None:
     if not options.low_vram:
         shutil.rmtree(CACHES, ignore_errors=True)
     old = json.loads(path.read_text(encoding="utf-8")) if options.add and path.is_file() else {}
-    Report(path, {"cases": [], **old}).put(options=" ".join(sys.argv[1:]))
+    begun = [case for case in old.get("cases", []) if case["error"] != STOPPED]
+    Report(path, {**old, "cases": begun}).put(options=" ".join(sys.argv[1:]))
     until, budgets = began + options.seconds, options.low_vram or [0.0]
     for place, budget in enumerate(budgets):
         end = time.time() + (until - time.time()) / (len(budgets) - place)
@@ -54,8 +55,9 @@ def _measure(path: Path, budget: float, end: float, options: argparse.Namespace)
     words += [f"--{name}" for name in ("tiny", "classic") if getattr(options, name)]
     words += ["--workloads", options.workloads, "--only", options.only]
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(CACHES / "inductor"), "TRITON_CACHE_DIR": str(CACHES / "triton")}
-    tried = -1
-    while tried < (tried := len(_cases(path))) and time.time() < end:
+    before = -1
+    while before < len(_cases(path)) and time.time() < end:
+        before = len(_cases(path))
         child = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu", *words], env={**os.environ, **caches})
         try:
             if child.wait(max(0.0, end - time.time())) == 0:
@@ -108,6 +110,8 @@ def work(options: argparse.Namespace) -> None:
 
 def _one(work: Any, case: Any, steps: int, result: Any, job: dict[str, Any], report: Report, models: Any) -> None:
     """Measure one case, if there is time; what kills the process finds it noted as begun."""
+    import comfy.model_management
+
     from .gpu_models import free
     from .gpu_plan import expected
     from .gpu_steps import measure_steps
@@ -116,8 +120,13 @@ def _one(work: Any, case: Any, steps: int, result: Any, job: dict[str, Any], rep
         return
     report.add({**asdict(result), "error": STOPPED}, quiet=True)
     try:
-        measure_steps(result, work, case, models.get(work, case.precision), steps, job["budget"])
+        model = models.get(work, case.precision)
+        if case.compiles:  # it may be another copy of the model: the first step and the peak are those of this one
+            comfy.model_management.unload_all_models()
+        measure_steps(result, work, case, model, steps, job["budget"])
     except Exception as error:
         result.error = f"{type(error).__name__}: {str(error).strip()[:500]}"
     report.add(asdict(result))
+    if "CUDA error" in (result.error or ""):
+        raise SystemExit("CUDA is of no use any more in this process")
     free()

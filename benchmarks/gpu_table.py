@@ -4,7 +4,7 @@ from typing import Any
 
 HEAD = "| model | case | s/step | to bf16 | first step, s | graphs (breaks) | peak, GiB | weights |"
 RULE = "|---|---|--:|--:|--:|--:|--:|---|"
-FACTS = ("date", "gib", "driver", "memory", "comfyui", "torch", "cuda", "triton", "python", "system")
+FACTS = ("date", "gib", "driver", "memory", "comfyui", "aimdo", "torch", "cuda", "triton", "python", "system")
 
 
 def markdown(data: dict[str, Any]) -> str:

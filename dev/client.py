@@ -40,7 +40,7 @@ class ComfyClient:
         self.url = url
         self.folder = folder
 
-    def run(self, prompt: dict, timeout: float = 120) -> RunResult:
+    def run(self, prompt: dict, timeout: float = 600) -> RunResult:
         """Execute `prompt` (API format) and return its result after at most `timeout` seconds.
 
         Raises `PromptError` when it is refused, fails or is interrupted, and `TimeoutError` (after interrupting it).
@@ -55,7 +55,7 @@ class ComfyClient:
             answer = json.loads(error.read() or b"{}")
             raise PromptError(_refusal(answer), answer) from error
 
-    def wait(self, prompt_id: str, timeout: float = 120) -> RunResult:
+    def wait(self, prompt_id: str, timeout: float = 600) -> RunResult:
         """Return the result of a queued prompt; raises as `run` does."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -80,14 +80,14 @@ class ComfyClient:
 
     def get(self, path: str) -> dict:
         """Return the JSON answer of a GET. Raises `urllib.error.URLError`."""
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
             return json.load(answer)
 
     def post(self, path: str, body: object) -> dict:
         """Return the JSON answer (empty when there is none) of a POST. Raises `urllib.error.URLError`."""
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.loads(answer.read() or b"{}")
 
     def _result(self, prompt_id: str, entry: dict) -> RunResult:

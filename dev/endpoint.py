@@ -30,7 +30,7 @@ class Endpoint:
     `VELOCITY_DEVICE=cuda`. `arguments` go to `velocity serve`, `comfyui_arguments` to the worker."""
 
     def __init__(
-        self, *, arguments: Sequence[str] = (), comfyui_arguments: Sequence[str] = (), start_timeout: float = 180
+        self, *, arguments: Sequence[str] = (), comfyui_arguments: Sequence[str] = (), start_timeout: float = 600
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="velocity-endpoint-"))
         self.arguments, self.comfyui_arguments = list(arguments), list(comfyui_arguments)
@@ -111,7 +111,7 @@ class Endpoint:
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(15)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.kill()
 
@@ -132,7 +132,7 @@ class Endpoint:
     def get(self, path: str) -> dict:
         """Return the JSON answer of a GET with the key. Raises `urllib.error.URLError`."""
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {KEY}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
 
     def _wait_until_ready(self) -> None:

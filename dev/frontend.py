@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .client import ComfyClient
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
@@ -22,6 +22,7 @@ FLAGS = (
     "--disable-component-update",
 )
 COMPLAINTS = ("[data-testid=error-overlay]", ".p-toast-message-error", "[role=dialog]", "[role=alertdialog]")
+TIMEOUT_MS = 300_000  # a hang, not a slow machine
 READY = "() => window.app?.graph && window.app.extensionManager && document.querySelector('#graph-canvas')"
 
 
@@ -44,7 +45,7 @@ class Frontend:
         self.page.evaluate("() => window.app.graph.clear()")  # so that the wait below cannot see the workflow before
         self.page.locator("#comfy-file-input").set_input_files(str(workflow))
         count = len(json.loads(workflow.read_text(encoding="utf-8"))["nodes"])
-        self.page.wait_for_function("n => window.app.graph.nodes.length === n", arg=count, timeout=15_000)
+        self.page.wait_for_function("n => window.app.graph.nodes.length === n", arg=count)
         self.page.wait_for_timeout(500)  # what complains about a workflow does so after it is shown
 
     def prompt(self) -> dict:
@@ -63,10 +64,16 @@ class Frontend:
 
     def complaints(self) -> list[str]:
         """Return the text of every error that is on the screen, and every uncaught script error since `load`."""
-        shown = self.page.locator(", ".join(f"{selector}:visible" for selector in COMPLAINTS))
-        return shown.all_inner_texts() + self.problems
+        return self._shown_complaints().all_inner_texts() + self.problems
 
-    def press_run(self, timeout: float = 60) -> str:
+    def _shown_complaints(self) -> "Locator":
+        return self.page.locator(", ".join(f"{selector}:visible" for selector in COMPLAINTS))
+
+    def wait_for_complaint(self, text: str) -> None:
+        """Wait until an error that has `text` in it is on the screen."""
+        self._shown_complaints().filter(has_text=text).first.wait_for()
+
+    def press_run(self, timeout: float = 600) -> str:
         """Press the Run button and return the event that ended the execution: "execution_success" or another.
 
         Raises `playwright.sync_api.TimeoutError` when none comes in `timeout` seconds.
@@ -98,9 +105,10 @@ def open_frontend(server: ComfyClient, nodes_2: bool, size: tuple[int, int] = (1
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=list(FLAGS))
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        page.set_default_timeout(TIMEOUT_MS)
         frontend = Frontend(page)
         page.goto(server.url)
-        page.wait_for_function(READY, timeout=60_000)
+        page.wait_for_function(READY)
         page.locator(".p-blockui-mask").wait_for(state="hidden")
         yield frontend
         browser.close()

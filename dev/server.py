@@ -37,7 +37,7 @@ class ComfyServer(ComfyClient):
         *,
         keep: bool = False,
         extra_args: Sequence[str] = (),
-        start_timeout: float = 180,
+        start_timeout: float = 600,
         stock: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:

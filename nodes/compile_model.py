@@ -28,8 +28,9 @@ class VelocityCompileModel(io.ComfyNode):
                     "mode",
                     options=list(MODES),
                     default=DEFAULTS.mode,
-                    tooltip="default compiles fastest. max-autotune tries many kernels: minutes once, a few percent "
-                    "faster after. reduce-overhead and max-autotune use CUDA graphs, which hold more memory.",
+                    tooltip="default compiles fastest. max-autotune-no-cudagraphs tries many kernels: minutes once, a "
+                    "few percent faster after. reduce-overhead and max-autotune add CUDA graphs, which need the scope "
+                    "'whole model'; block by block they run as default and max-autotune-no-cudagraphs.",
                 ),
                 advanced(
                     io.Combo,

@@ -1,7 +1,8 @@
 """Where the blocks of each diffusion transformer are: data, not code. Classes are strings, nothing is imported.
 
-Source: the models under comfy/ldm of ComfyUI 0.30.0. A model is found through its base classes, so a subclass needs a
-row of its own only where it differs. `tests/numerics/test_architectures.py` runs each row on a tiny model.
+Source: the models under comfy/ldm of ComfyUI 0.30.0, and what 0.31 to 0.46 added. A model is found by its own class: a
+subclass may call its base's blocks in another way (Wan-Animate-2 does), so those that do not are listed in their base's
+row. `tests/numerics/test_architectures.py` runs each row on a tiny model.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class Stack:
 class Architecture:
     """One diffusion transformer of ComfyUI core.
 
-    `covers` names variants that a person would look for. `tail_residual` is False where replacing the blocks behind
+    `also` are the classes derived from `model_class` that call their blocks as it does. `covers` names variants that a
+    person would look for. `tail_residual` is False where replacing the blocks behind
     the first one by a stored residual would be wrong, as they do more than change their streams; measuring the first
     block and stopping there works for all.
     """
@@ -54,10 +56,17 @@ class Architecture:
     name: str
     model_class: str
     stacks: tuple[Stack, ...]
+    also: tuple[str, ...] = ()
     tail_residual: bool = True
     covers: str = ""
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The paths of the classes that this row is for."""
+        return self.model_class, *self.also
 
+
+_WAN = "comfy.ldm.wan.model."
 _DOUBLE = Stack("double_blocks", ("img", "txt"))
 _SINGLE = Stack("single_blocks", ("x",))
 # The diffusers naming: picture and text, and the text comes out first.
@@ -67,9 +76,17 @@ _PICTURE_FIRST = ("hidden_states", "encoder_hidden_states")
 # fmt: off
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("Flux", "comfy.ldm.flux.model.Flux", (_DOUBLE, _SINGLE), covers="1, 2, Kontext, LongCat, Ovis"),
-    Architecture("Chroma", "comfy.ldm.chroma.model.Chroma", (_DOUBLE, _SINGLE), covers="Radiance"),
     Architecture(
-        "Wan", "comfy.ldm.wan.model.WanModel", (Stack("blocks", ("x",), shared=("freqs",)),),
+        "Chroma", "comfy.ldm.chroma.model.Chroma", (_DOUBLE, _SINGLE),
+        also=("comfy.ldm.chroma_radiance.model.ChromaRadiance",), covers="Radiance",
+    ),
+    Architecture(
+        "Wan", f"{_WAN}WanModel", (Stack("blocks", ("x",), shared=("freqs",)),),
+        also=(
+            f"{_WAN}VaceWanModel", f"{_WAN}CameraWanModel", f"{_WAN}WanModel_S2V", f"{_WAN}HumoWanModel",
+            f"{_WAN}SCAILWanModel", f"{_WAN}SCAIL2WanModel", "comfy.ldm.wan.model_animate.AnimateWanModel",
+            "comfy.ldm.wan.model_wandancer.WanDancerModel",
+        ),
         covers="2.1, 2.2, VACE, Camera, S2V, HuMo, Animate, SCAIL, WanDancer",
     ),
     Architecture("HunyuanVideo", "comfy.ldm.hunyuan_video.model.HunyuanVideo", (_DOUBLE, _SINGLE), covers="1.5"),
@@ -80,13 +97,18 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "Qwen-Image", "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",
         (Stack("transformer_blocks", _TEXT_FIRST, probe="hidden_states"),),
     ),
+    # While it fills the cache of its text and reference pictures it calls each block twice, later for the picture only.
+    Architecture(
+        "Qwen-Image 2.1", "comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel",
+        (Stack("transformer_blocks", ("x",), shared=("pe",)),), tail_residual=False,
+    ),
     Architecture(
         "Stable Diffusion 3", "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",
         (Stack("joint_blocks", ("context", "x"), probe="x"),), covers="3.5",
     ),
     Architecture(
         "Lumina 2", "comfy.ldm.lumina.model.NextDiT", (Stack("layers", ("x",), shared=("freqs_cis",)),),
-        covers="Z-Image, pixel space",
+        also=("comfy.ldm.lumina.model.NextDiTPixelSpace",), covers="Z-Image, pixel space",
     ),
     Architecture(
         "HiDream-I1", "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",
@@ -103,7 +125,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "Cosmos-Predict2", "comfy.ldm.cosmos.predict2.MiniTrainDIT",
         (Stack("blocks", ("x_B_T_H_W_D",), shared=("rope_emb_L_1_1_D",)),),
-        covers="Anima",
+        also=("comfy.ldm.anima.model.Anima",), covers="Anima",
     ),
     Architecture(
         "Mochi", "comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint", (Stack("blocks", ("x", "y")),),
@@ -157,7 +179,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "PixelDiT", "comfy.ldm.pixeldit.model.PixDiT_T2I",
-        (Stack("patch_blocks", ("x", "y")), Stack("pixel_blocks", ("x",))), covers="PiD",
+        (Stack("patch_blocks", ("x", "y")), Stack("pixel_blocks", ("x",))),
+        also=("comfy.ldm.pixeldit.pid.PidNet",), covers="PiD",
     ),
     # The shapes pass through unchanged, so their residual is zero.
     Architecture(
@@ -181,12 +204,24 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 # Without one list of equal blocks, but with a first block that core lets us see: `unet_blocks.py`.
 UNETS: tuple[str, ...] = ("comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel",)
 
-# Models of core that First Block Cache does not take, and why; a subclass stands before its base.
+# Models of core that First Block Cache does not take, and why.
 _CASCADE = "Stable Cascade is a UNet of its own, without one list of equal blocks; use Velocity Forecast"
 EXCEPTIONS: dict[str, str] = {
     "comfy.ldm.wan.ar_model.CausalWanModel": (
         "the ar_video sampler has each block keep keys and values for the frames to come; leave this node out"
     ),
+    "comfy.ldm.wan.model_animate2.WanAnimate2Model": (
+        "each block runs for the video that drives the motion as well, by other methods than its forward; use "
+        "Velocity Forecast"
+    ),
+    "comfy.ldm.sensenova.model.SenseNovaU15": (
+        "its blocks are a language model's, with a cache of the prompt and other methods than forward; use "
+        "Velocity Forecast"
+    ),
+    "comfy.ldm.trellis2.model.Trellis2": (
+        "which of its stages runs is chosen in each call, on sparse tensors; leave this node out"
+    ),
+    "comfy.ldm.prism.model.Prism": "which of its two towers runs is chosen in each call; use Velocity Forecast",
     "comfy.ldm.cascade.stage_b.StageB": _CASCADE,
     "comfy.ldm.cascade.stage_c.StageC": _CASCADE,
     "comfy.ldm.rt_detr.rtdetr_v4.RTv4": "it detects objects in one call, there are no steps to skip",

@@ -77,6 +77,10 @@ class BlockCall:
 Visit = Callable[[BlockCall], Any]
 
 
+# What core would replay in a block's place (a recorded graph), past the visitor, and what it needs to record one.
+_OWN_OF_THE_BLOCK = frozenset({"_comfy_graph", "_v_block"})
+
+
 class Slot(nn.Module):
     """Stands in for one block: hands each call to the visitor, and everything else to the block."""
 
@@ -98,6 +102,8 @@ class Slot(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name in _OWN_OF_THE_BLOCK:
+                raise
             return getattr(super().__getattr__("velocity_block"), name)
 
 

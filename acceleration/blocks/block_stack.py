@@ -15,27 +15,39 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .architectures import ARCHITECTURES, EXCEPTIONS, Architecture, Stack, class_paths
+from .abandoned_forward import release
+from .architectures import ARCHITECTURES, EXCEPTIONS, UNETS, Architecture, Stack, class_paths
 from .block_call import BlockCall, Place, Slot, UnsupportedModelError, Visit, map_tensors
 from .unet_blocks import is_unet
 
-__all__ = ["BlockCall", "UnsupportedModelError", "architecture_of", "map_tensors", "stacks_of", "visit_blocks"]
+__all__ = [
+    "BlockCall",
+    "UnsupportedModelError",
+    "architecture_of",
+    "map_tensors",
+    "require_visits",
+    "stacks_of",
+    "visit_blocks",
+]
 
 
 def architecture_of(diffusion_model: nn.Module) -> Architecture:
-    """Return the row of the table for this model, looking through its base classes, most derived first.
+    """Return the row of the table for the model's own class.
 
-    Raises `UnsupportedModelError` for a class that is not in the table, or that must not be in it.
+    Raises `UnsupportedModelError` for a class that is not in the table, or that must not be in it. What derives from a
+    known class counts as unknown: it may call its blocks in another way, and a cache would be wrong or never skip.
     """
-    by_class = {row.model_class: row for row in ARCHITECTURES}
-    paths = class_paths(diffusion_model)
-    for path in paths:
-        if path in by_class:
-            return by_class[path]
-        if path in EXCEPTIONS:
-            raise UnsupportedModelError(f"the blocks of {paths[0]} can't be skipped: {EXCEPTIONS[path]}")
+    rows = {path: row for row in ARCHITECTURES for path in row.classes}
+    own, *bases = class_paths(diffusion_model)
+    if own in rows:
+        return rows[own]
+    reason = next((EXCEPTIONS[path] for path in (own, *bases) if path in EXCEPTIONS), None)
+    if reason:
+        raise UnsupportedModelError(f"the blocks of {own} can't be skipped: {reason}")
+    base = next((path for path in bases if path in rows or path in UNETS), None)
+    derived = f": it derives from {base}, but may call its blocks in another way" if base else ""
     raise UnsupportedModelError(
-        f"the blocks of {paths[0]} are not known to Velocity; use Velocity Forecast instead, which needs no blocks"
+        f"the blocks of {own} are not known to Velocity{derived}; use Velocity Forecast instead, which needs no blocks"
     )
 
 
@@ -50,6 +62,18 @@ def stacks_of(diffusion_model: nn.Module) -> tuple[Stack, ...]:
     return tuple(Stack(name, ("x",)) for name in names)
 
 
+def require_visits(diffusion_model: nn.Module, visits: int) -> None:
+    """Raise `UnsupportedModelError` when a run's first whole forward made no visit: the technique would do nothing.
+
+    Not for a later forward alone: another pack's step cache may answer it without a block.
+    """
+    if not visits:
+        raise UnsupportedModelError(
+            f"{type(diffusion_model).__name__} ran without calling its blocks as it should: this ComfyUI or another "
+            "pack changed it. Use Velocity Forecast for this model, and report this message"
+        )
+
+
 @contextmanager
 def visit_blocks(diffusion_model: nn.Module, visit: Visit, stacks: tuple[Stack, ...] | None = None) -> Iterator[None]:
     """While open, each block call goes to `visit`, and what that returns is the block's output.
@@ -57,8 +81,8 @@ def visit_blocks(diffusion_model: nn.Module, visit: Visit, stacks: tuple[Stack, 
     `stacks` are those of `stacks_of`, for a caller that asks often: a UNet is searched for them.
 
     Stacks are counted without empty ones (HunyuanVideo 1.5 has no single blocks). `visit` may raise to stop the
-    forward. Not for two threads on one model object at a time. Raises `UnsupportedModelError` for a model that is not
-    in the table or that lacks a list the table names.
+    forward; whatever ends it, what core holds for it is freed. Not for two threads on one model object at a time.
+    Raises `UnsupportedModelError` for a model that is not in the table or that lacks a list the table names.
     """
     restore: list[tuple[nn.Module, str, nn.Module]] = []
     slots: list[tuple[nn.Module, str, nn.Module]] = []
@@ -72,6 +96,9 @@ def visit_blocks(diffusion_model: nn.Module, visit: Visit, stacks: tuple[Stack, 
         for parent, name, value in slots:
             setattr(parent, name, value)
         yield
+    except BaseException:
+        release([slot for _, _, value in slots for slot in value.children()])
+        raise
     finally:
         for parent, name, value in restore:
             setattr(parent, name, value)

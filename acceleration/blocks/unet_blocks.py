@@ -16,8 +16,8 @@ Patch = Callable[[torch.Tensor, dict[str, Any]], torch.Tensor]
 
 
 def is_unet(diffusion_model: nn.Module) -> bool:
-    """Whether the model is a UNet of core whose first block these patches can see."""
-    return any(path in UNETS for path in class_paths(diffusion_model))
+    """Whether the model is a UNet of core whose first block these patches can see (by its own class)."""
+    return class_paths(diffusion_model)[0] in UNETS
 
 
 def watch_first_block(
@@ -25,8 +25,8 @@ def watch_first_block(
 ) -> dict[str, Any]:
     """Return a copy of `transformer_options` with which one forward reports what its first block adds.
 
-    `on_residual` gets a (batch, channels, height, width) tensor and may raise to stop the forward. The patches of
-    others stay in place and in order; their lists are not modified. Make a new copy for each forward.
+    `on_residual` gets a (batch, channels, height, width) tensor in float32 and may raise to stop the forward. The
+    patches of others stay in place and in order; their lists are not modified. Make a new copy for each forward.
     """
     entry, leave = first_block_patches(on_residual)
     patches = dict(transformer_options.get("patches", {}))
@@ -43,12 +43,12 @@ def first_block_patches(on_residual: Callable[[torch.Tensor], None]) -> tuple[Pa
 
     def entry(h: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
         if options["block"] == ("input", 0):
-            before.append(h.clone())
+            before.append(h.to(torch.float32, copy=True))
         return h
 
     def leave(h: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
         if options["block"] == ("input", 1):
-            on_residual(h - before.pop())
+            on_residual(h.to(torch.float32) - before.pop())
         return h
 
     return entry, leave

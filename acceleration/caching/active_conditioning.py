@@ -1,9 +1,11 @@
 """Which parts of a conditioning are active at a noise level: where that changes, the model's output jumps.
 
-A forecast across such a jump would be wrong, so the step cache starts its history anew there.
+A forecast across such a jump would be wrong, so the step cache starts its history anew there. And it changes what the
+call costs.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +22,28 @@ def signature(conditioning: list[dict] | None, sigma: torch.Tensor) -> tuple | N
     return tuple(
         (entry.get("uuid"), _active(entry, sigma), *_controls(entry.get("control"), sigma)) for entry in conditioning
     )
+
+
+def evaluations(
+    conds: list[list[dict] | None], signatures: Sequence[tuple | None], size: Sequence[int]
+) -> tuple[float, int]:
+    """Return how many entries of `conds` are active, in latents of `size` (H, W), and how many ControlNets on them.
+
+    `signatures` are those of `conds`. An entry for an area counts as much as its share of the latent.
+    """
+    active = [
+        (_share(entry.get("area"), size), sum(controls))
+        for conditioning, entries in zip(conds, signatures, strict=True)
+        for entry, (_, (within, _), *controls) in zip(conditioning or (), entries or (), strict=True)
+        if within
+    ]
+    return sum(share for share, _ in active), sum(controls for _, controls in active)
+
+
+def _share(area: Sequence[int] | None, size: Sequence[int]) -> float:
+    """Return the share of the latent that an area (sizes, then offsets; cells) covers."""
+    sides = area[: len(area) // 2] if area else ()
+    return math.prod(min(1.0, side / whole) for side, whole in zip(reversed(sides), reversed(size), strict=False))
 
 
 def _active(entry: dict, sigma: torch.Tensor) -> tuple:

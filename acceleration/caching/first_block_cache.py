@@ -20,15 +20,18 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ..blocks.block_stack import BlockCall, architecture_of, visit_blocks
+from ..blocks.allocation_graph import without_allocation_graph
+from ..blocks.block_stack import BlockCall, architecture_of, require_visits, visit_blocks
 from ..blocks.unet_blocks import is_unet, watch_first_block
 from .forecast import lagrange, weighted_sum
+from .stateful_patches import refuse_stateful
 from .step_cache import apply_step_cache
 from .tail_residual import TailResidual
 from .technique import Attempt, Call, Outputs
 
 DECISIONS = ("change", "verified")
 PREDICTORS = ("output forecast", "tail residual")
+KEY = "velocity_first_block"  # of the wrapper around a run
 MOST_TOKENS = 1024  # of the probe are kept: enough for a mean, and little memory on video
 
 
@@ -80,7 +83,16 @@ def apply_first_block_cache(model: ModelPatcher, config: FirstBlockCacheConfig) 
     def technique(patcher: ModelPatcher) -> FirstBlockTechnique:
         return FirstBlockTechnique(config, patcher.get_model_object("model_sampling"))
 
-    return apply_step_cache(model, technique)
+    model = apply_step_cache(model, technique)
+    if config.residual_diff_threshold:  # with 0 no block is watched
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample)
+    return model
+
+
+@without_allocation_graph()
+def _outer_sample(executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+    refuse_stateful(executor.class_obj.model_options.get("transformer_options", {}))
+    return executor(*args, **kwargs)
 
 
 class _StopForward(Exception):
@@ -110,6 +122,7 @@ class FirstBlockTechnique:
         self.to_sigma = model_sampling.percent_to_sigma(config.end_percent)
         self.probes: dict[Key, list[tuple[float, torch.Tensor]]] = {}
         self.call: Call | None = None
+        self.visits = 0
         self.lock = threading.Lock()
 
     def in_window(self, index: int, steps: int, sigma: float) -> bool:
@@ -163,14 +176,17 @@ class FirstBlockTechnique:
         original = getattr(diffusion_model, "_orig_mod", diffusion_model)
         try:
             if is_unet(original):
-                return executor(*args[:5], watch_first_block(options, watch.on_residual), *args[6:], **kwargs)
-            if original is diffusion_model:
+                watched = watch_first_block(options, watch.unet_residual)
+                output = executor(*args[:5], watched, *args[6:], **kwargs)
+            elif original is diffusion_model:
                 with visit_blocks(original, watch.visit):
-                    return executor(*args, **kwargs)
-            return self._apply_compiled(executor, original, watch, args, kwargs)
+                    output = executor(*args, **kwargs)
+            else:
+                output = self._apply_compiled(executor, original, watch, args, kwargs)
         except _StopForward:
-            _release_prefetched()
             return torch.zeros_like(args[0])
+        require_visits(original, self.visits)
+        return output
 
     def _apply_compiled(self, executor: Callable, original: Any, watch: "_Watch", args: tuple, kwargs: dict) -> Any:
         """A model compiled as a whole: probe the original first, so that no slot comes into the compiled graph."""
@@ -188,9 +204,9 @@ class FirstBlockTechnique:
                 raise
         return executor(*args, **kwargs)
 
-    def decide(self, key: Key, residual: torch.Tensor) -> bool:
-        """Return whether the rest is skipped, given the residual (B, ...) of one batch; note it if it is not."""
-        probe = _thin(residual)
+    def decide(self, key: Key, probe: torch.Tensor) -> bool:
+        """Return whether the rest is skipped, given the thin residual (B, ...) of one batch; note it if it is not."""
+        self.visits += 1
         known = self.probes.setdefault(key, [])
         if known and (known[-1][1].shape != probe.shape or known[-1][0] < self.call.time):
             known.clear()
@@ -203,7 +219,7 @@ class FirstBlockTechnique:
             self.full = True
         while known and known[-1][0] <= self.call.time:
             known.pop()
-        known.append((self.call.time, probe.clone()))
+        known.append((self.call.time, probe))
         del known[: -(self.order + 1)]
         return False
 
@@ -237,10 +253,10 @@ class _Watch:
         self.only_probe = False
         self.in_thread = False
 
-    def on_residual(self, residual: torch.Tensor) -> None:
+    def on_residual(self, probe: torch.Tensor) -> None:
         """Decide; stop the forward when the forecast answers."""
         with self.technique.lock:
-            self.skipped = self.technique.decide(self.key, residual)
+            self.skipped = self.technique.decide(self.key, probe)
             if self.technique.full and self.technique.skips and not self.in_thread:
                 raise _StartOver  # threads are left to finish: one that goes on would meet the second attempt
         if self.only_probe or (self.skipped and self.technique.tail is None):
@@ -251,15 +267,19 @@ class _Watch:
         tail = self.technique.tail
         if call.stack_index or call.index:
             return tail.visit(call, self.key, self.skipped) if tail else call.run()
-        before = self._measured(call, call.streams()).clone()  # blocks add in place
+        before = self._measured(call, call.streams())  # a copy: blocks add in place
         output = call.run()
-        self.on_residual(self._measured(call, call.unpack(output)) - before)
+        self.on_residual(self._measured(call, call.unpack(output)).sub_(before))
         if tail:
-            tail.enter(self.key, call.stack_index, call.unpack(output))
+            tail.enter(self.key, call.stack_index, call.unpack(output), self.skipped)
         return output
 
+    def unet_residual(self, residual: torch.Tensor) -> None:
+        """See what the first block of a UNet adds (B, channels, height, width)."""
+        self.on_residual(_thin(residual.movedim(1, -1)))
+
     def _measured(self, call: BlockCall, streams: dict[str, Any]) -> torch.Tensor:
-        """A thin view (B, ...) of the stream to measure, or of its first part (video before audio)."""
+        """A thin copy of the stream to measure, or of its first part (video before audio)."""
         stream = streams[call.stack.measured]
         tensor = stream if isinstance(stream, torch.Tensor) else stream[0]
         if call.stack.packed:
@@ -267,15 +287,10 @@ class _Watch:
         return _thin(tensor.movedim(call.stack.batch_dim, 0))
 
 
-def _release_prefetched() -> None:
-    """Free the weights that core streams ahead of the blocks that were not run (ComfyUI versions that do so)."""
-    with contextlib.suppress(ImportError):
-        from comfy.model_prefetch import cleanup_prefetch_queues
-
-        cleanup_prefetch_queues()
-
-
 def _thin(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a view with at most about `MOST_TOKENS` positions of (B, ..., channels); a copy costs little memory."""
-    step = max(1, tensor.shape[1] // MOST_TOKENS) if tensor.ndim > 2 else 1
-    return tensor[:, ::step]
+    """Return a copy (B, tokens, channels) of at most about `MOST_TOKENS` positions of (B, ..., channels).
+
+    In float32: the rounding of bfloat16 (0.4 %) would count as a change, and guidance multiplies it.
+    """
+    tokens = tensor.flatten(1, -2) if tensor.ndim > 2 else tensor[:, None]
+    return tokens[:, :: max(1, tokens.shape[1] // MOST_TOKENS)].to(torch.float32, copy=True)

@@ -8,7 +8,7 @@ what the skipped calls should have said: the difference, times their length, is 
 corrector of a predictor-corrector method, ibid. III.1).
 
 Shapes: a velocity is (C, B, ...) for C conditionings and B samples, a guided velocity (B, ...)
-or, with unknown guidance, (C * B, ...).
+or, with unknown guidance, (C * B, ...). Norms are (P, B) for the P parts of a latent (`packed_latent.py`).
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class FlowFrame:
 
 @dataclass
 class _Node:
-    """One full call: its time, velocity (C, B, ...), guided velocity (B, ...) and the latter's norm per sample (B)."""
+    """One full call: its time, velocity (C, B, ...), guided velocity (B, ...) and the latter's norms (P, B)."""
 
     time: float
     velocity: torch.Tensor
@@ -55,10 +55,14 @@ class _Node:
 
 
 class History:
-    """The last full calls of one conditioning set, newest last; extrapolates them with polynomials up to `order`."""
+    """The last full calls of one conditioning set, newest last; extrapolates them with polynomials up to `order`.
 
-    def __init__(self, order: int) -> None:
+    `parts` are the sizes of the latent's parts, none where it is one (`norms`).
+    """
+
+    def __init__(self, order: int, parts: tuple[int, ...] = ()) -> None:
         self.order = order
+        self.parts = parts
         self._nodes: list[_Node] = []
 
     def __len__(self) -> int:
@@ -85,7 +89,7 @@ class History:
             if back.time < time:
                 self._nodes.clear()
         guided = velocity.flatten(0, 1) if guidance is None else weighted_sum(guidance, list(velocity))
-        self._nodes.append(_Node(time, velocity, guided, norms(guided)))
+        self._nodes.append(_Node(time, velocity, guided, norms(guided, self.parts)))
         del self._nodes[: -(self.order + 2)]
 
     def clear(self) -> None:
@@ -97,7 +101,7 @@ class History:
         return weighted_sum(self._weights(time, self.order), [node.velocity for node in self._nodes])
 
     def error(self, time: float) -> torch.Tensor:
-        """Return the estimated relative error (B) of the guided forecast at `time`.
+        """Return the estimated relative error (P, B) of the guided forecast at `time`.
 
         The geometric mean of what the newest order adds and what the next order would add: the first alone is too
         careful (it is the error of the order below), the second alone is sometimes zero by accident.
@@ -108,21 +112,20 @@ class History:
             estimate = lower if upper is None else upper
         else:
             estimate = (lower * upper).sqrt()
-        return estimate / self._nodes[-1].norm
+        return _relative(estimate, self._nodes[-1].norm)
 
     def amplification(self, time: float) -> float:
-        """Return how much larger the relative error of the guided forecast is than that of its parts, 1 at least.
+        """Return how much larger the relative error of the guided forecast is than that of the outputs, at least 1.
 
         Judged by the change since the last full call. Classifier-free guidance amplifies the difference of two nearly
-        equal outputs, so small errors in each become large ones.
+        equal outputs, so small errors in each become large ones; and a small part may change while the whole does not:
+        the outputs are taken as a whole, as who asks here probes the model as a whole.
         """
         newest, weights = self._nodes[-1], self._step(time, 1, 0)
         change = weighted_sum(weights, [node.velocity for node in self._nodes])  # (C, B, ...)
-        parts = torch.linalg.vector_norm(change.flatten(2), dim=2) / torch.linalg.vector_norm(
-            newest.velocity.flatten(2), dim=2
-        )
-        guided = self._difference(time, 1, 0) / newest.norm
-        return max(1.0, (guided.max() / parts.max()).item())
+        own = _relative(norms(change.flatten(0, 1)), norms(newest.velocity.flatten(0, 1)))
+        guided = _relative(self._difference(time, 1, 0), newest.norm)
+        return max(1.0, (guided.max() / own.max()).item())
 
     def drift(self, skipped: list[tuple[float, float]]) -> torch.Tensor:
         """Return by how much (C, B, ...) the skipped calls moved the latent too little, now that a full call followed.
@@ -147,8 +150,8 @@ class History:
         return [0.0] * (len(self._nodes) - len(used)) + lagrange(used, time)
 
     def _difference(self, time: float, high: int, low: int) -> torch.Tensor:
-        """Norm per sample (B) of the difference between the guided forecasts of two orders."""
-        return norms(weighted_sum(self._step(time, high, low), [node.guided for node in self._nodes]))
+        """Norms (P, B) of the difference between the guided forecasts of two orders."""
+        return norms(weighted_sum(self._step(time, high, low), [node.guided for node in self._nodes]), self.parts)
 
     def _step(self, time: float, high: int, low: int) -> list[float]:
         """Weights of all nodes in the difference between the polynomials of two orders, at `time`."""
@@ -178,6 +181,12 @@ def weighted_sum(weights: list[float], tensors: list[torch.Tensor]) -> torch.Ten
     return total
 
 
-def norms(tensor: torch.Tensor) -> torch.Tensor:
-    """Root of the sum of squares per sample: (B, ...) -> (B)."""
-    return torch.linalg.vector_norm(tensor.flatten(1), dim=1)
+def norms(tensor: torch.Tensor, parts: tuple[int, ...] = ()) -> torch.Tensor:
+    """Root of the sum of squares per part and sample: (B, ...) -> (P, B), where a sample is made of `parts` numbers."""
+    flat = tensor.flatten(1)
+    return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in flat.split(parts or flat.shape[1], dim=1)])
+
+
+def _relative(difference: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """Return `difference` over `norm`; no difference is none, also in a part that is zero."""
+    return torch.where(difference == 0.0, difference, difference / norm)

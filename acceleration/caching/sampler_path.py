@@ -11,8 +11,12 @@ SWERVE = 1.5  # further than this from the way (relative to its length) is anoth
 
 @dataclass
 class SamplerPath:
-    """The sampler's last call and the present one, in flow coordinates (`forecast.FlowFrame`), latents (B, ...)."""
+    """The sampler's last call and the present one, in flow coordinates (`forecast.FlowFrame`), latents (B, ...).
 
+    `parts` are the sizes of the latent's parts (`forecast.norms`): each of them has a way.
+    """
+
+    parts: tuple[int, ...] = ()
     here: torch.Tensor | None = None
     now: float = 0.0
     latent: torch.Tensor | None = None
@@ -32,5 +36,6 @@ class SamplerPath:
         """
         if self.latent is not None and self.now != self.time and self.here.shape == self.latent.shape:
             way = self.velocity * (self.now - self.time)
-            self.follows = bool((norms(self.here - self.latent - way) <= SWERVE * norms(way)).all())  # False for NaN
+            off, length = (norms(tensor, self.parts) for tensor in (self.here - self.latent - way, way))
+            self.follows = bool((off <= SWERVE * length).all())  # False for NaN
         return self.follows

@@ -21,8 +21,9 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ..report.step_clock import StepClock
 from ..report.telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
-from .active_conditioning import signature
+from .active_conditioning import evaluations, signature
 from .forecast import FlowFrame, History, norms, weighted_sum
+from .packed_latent import Shapes, part_sizes
 from .sampler_path import SamplerPath
 from .technique import Attempt, Call, Outputs, Stream, Technique
 
@@ -42,7 +43,7 @@ def apply_step_cache(model: ModelPatcher, technique: Callable[[ModelPatcher], Te
     def outer_sample(executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         guider = executor.class_obj
         _refuse_rivals(guider.model_options)
-        run = _Run(technique(guider.model_patcher), guider, args[3])
+        run = _Run(technique(guider.model_patcher), guider, args[3], kwargs.get("latent_shapes"))
         try:
             output = executor(*args, **kwargs)
             run.record.completed = True
@@ -75,9 +76,10 @@ def _refuse_rivals(model_options: dict[str, Any]) -> None:
 class _Run:
     """One sampling run of one guider."""
 
-    def __init__(self, technique: Technique, guider: Any, sigmas: torch.Tensor) -> None:
+    def __init__(self, technique: Technique, guider: Any, sigmas: torch.Tensor, shapes: Shapes | None) -> None:
         self.technique = technique
         self.guider = guider
+        self.shapes = shapes
         self.sigmas: list[float] = sigmas.tolist()
         self.frame = FlowFrame(straight=isinstance(guider.model_patcher.get_model_object("model_sampling"), CONST))
         self.times = [self.frame.time(sigma) for sigma in self.sigmas]
@@ -88,7 +90,6 @@ class _Run:
         self.skip_step = False
         device = guider.model_patcher.load_device
         self.clock = StepClock(device)
-        self.marks: list[tuple[int, float, bool, float | None]] = []
         self.record = RunRecord(
             technique=technique.name,
             model=type(guider.model_patcher.model.diffusion_model).__name__,
@@ -112,6 +113,7 @@ class _Run:
         sigma = timestep.flatten()[0].item()
         if not self.technique.limit or sigma <= 0.0:
             return executor(x, timestep, *args, **kwargs)
+        self.path.parts = part_sizes(x, (), self.shapes)
         self.path.here, self.path.now = self.frame.position(x, sigma), self.frame.time(sigma)
         denoised = executor(x, timestep, *args, **kwargs)
         self.path.leave(self.frame.velocity(x, denoised, sigma))
@@ -135,21 +137,24 @@ class _Run:
         sigma = level.item()
         index = self._index(sigma)
         if not self.technique.limit or sigma <= 0.0:
-            self._note(ordinal, index, sigma, full=True, metric=None)
+            self._note(ordinal, StepRecord(index, sigma, 0.0, full=True))
             return run_model()
         call = self._open(ordinal, conds, x, level, index)
-        metric = None
+        asked = evaluations(conds, call.stream.active[1:], x.shape[2:])
+        note = StepRecord(index, sigma, 0.0, full=True, evaluations=(asked,))
         if self._may_skip(ordinal, call):
             # A second evaluation within a skipped step (for example perturbed attention) is skipped with it.
             attempt = Attempt(None, None, skipped=True) if ordinal else self.technique.attempt(call, run_model)
-            metric = attempt.metric
+            if attempt.metric is not None:
+                note.metric, note.limit = attempt.metric, self.technique.limit
             if attempt.skipped:
-                self._note(ordinal, index, sigma, full=False, metric=metric)
+                note.full = False
+                self._note(ordinal, note)
                 return self._skip(call, conds, attempt.outputs)
             outputs = attempt.outputs
         else:
             outputs = self.technique.observe(call, run_model)
-        self._note(ordinal, index, sigma, full=True, metric=metric)
+        self._note(ordinal, note)
         return self._keep(call, conds, outputs)
 
     def close(self) -> None:
@@ -157,19 +162,19 @@ class _Run:
         seconds = self.clock.intervals()
         self.record.seconds = time.perf_counter() - self.started
         self.record.peak_memory = self.clock.peak_memory()
-        limit = self.technique.limit
-        for (index, sigma, full, metric), spent in zip(self.marks, seconds, strict=False):
-            step = StepRecord(index, sigma, spent, full, metric, None if metric is None else limit)
-            self.record.steps.append(step)
+        for step, spent in zip(self.record.steps, seconds, strict=False):
+            step.seconds = spent
         self.streams.clear()
         self.path = SamplerPath()
         self.technique.forget()
 
-    def _note(self, ordinal: int, index: int, sigma: float, full: bool, metric: float | None) -> None:
-        """Remember how the sampler's call was answered (its first evaluation speaks for all)."""
+    def _note(self, ordinal: int, step: StepRecord) -> None:
+        """Record how the sampler's call was answered: its first evaluation speaks for all, the others cost."""
         if ordinal == 0:
-            self.skip_step = not full
-            self.marks.append((index, sigma, full, metric))
+            self.skip_step = not step.full
+            self.record.steps.append(step)
+        else:
+            self.record.steps[-1].evaluations += step.evaluations
 
     def _index(self, sigma: float) -> int:
         """Step of the schedule that `sigma` belongs to: the last whose sigma is not below it (with rounding)."""
@@ -178,12 +183,13 @@ class _Run:
 
     def _open(self, ordinal: int, conds: list, x: torch.Tensor, level: torch.Tensor, index: int) -> Call:
         """Return the call with its stream, emptied when what it remembers no longer applies."""
-        stream = self.streams.setdefault(ordinal, Stream(History(self.technique.order)))
+        stream = self.streams.get(ordinal)
         sigma = level.item()
         now, then = self.frame.time(sigma), self.times[min(index + 1, len(self.times) - 1)]
-        active = (tuple(x.shape), *(signature(cond, level) for cond in conds))
-        if stream.active != active or (stream.latent is not None and now > stream.time):
-            self.streams[ordinal] = stream = Stream(History(self.technique.order), active)
+        parts = part_sizes(x, conds, self.shapes)
+        active = ((tuple(x.shape), parts), *(signature(cond, level) for cond in conds))
+        if stream is None or stream.active != active or now > stream.time:
+            self.streams[ordinal] = stream = Stream(History(self.technique.order, parts), active, time=now)
         # A sampler that leaves the schedule goes on from here by a step of about the planned length.
         length = min(then - now, then - self.times[index])
         return Call(x, sigma, now, length, abs(length) / self.mean_length, index, ordinal, stream)
@@ -205,8 +211,9 @@ class _Run:
     def _jumped(self, call: Call) -> bool:
         """Whether the latent is not where the last call led: another context window, fresh noise, a restart."""
         stream, here = call.stream, self.frame.position(call.x, call.sigma)
-        distance = norms(here - stream.latent - stream.velocity * (call.time - stream.time))
-        return not bool((distance <= JUMP * norms(here)).all())  # True for NaN
+        distance = here - stream.latent - stream.velocity * (call.time - stream.time)
+        off, size = (norms(tensor, stream.history.parts) for tensor in (distance, here))
+        return not bool((off <= JUMP * size).all())  # True for NaN
 
     def _skip(self, call: Call, conds: list, outputs: Outputs | None) -> Outputs:
         """Answer with the technique's own outputs or the forecast."""

@@ -8,23 +8,21 @@ that uses them is gone, and with the model.
 
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.cli_args import args as command_line
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import nn
 
-from ..blocks.architectures import Stack
-from ..blocks.block_stack import BlockCall, UnsupportedModelError, stacks_of, visit_blocks
-from ..blocks.quantized_linear import opaque_products
+from ..blocks.allocation_graph import without_allocation_graph
 from .compile_artifacts import Artifacts
 from .compiled_blocks import CompiledBlocks
-from .faster_choice import FasterChoice
+from .compiled_model import CompiledModel
 from .static_model import without_dynamic_vram
 from .streamed_weights import can_stream_dynamic
 from .toolchain import BACKENDS, compile_options, problem
@@ -35,6 +33,7 @@ KEY = "velocity_compile"
 CORE_KEY = "torch.compile"  # of core's TorchCompileModel
 STORE = "velocity_compiled"  # attribute of the loaded model
 MODES = ("default", "max-autotune-no-cudagraphs", "max-autotune", "reduce-overhead")
+WITHOUT_CUDA_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 SCOPES = ("blocks", "whole model")
 GRACE = 60.0  # seconds that compiled functions outlive the last node that uses them: an edited graph finds them again
 
@@ -77,43 +76,39 @@ def apply_compile(model: ModelPatcher, config: CompileConfig) -> ModelPatcher:
     if reason:
         log.warning("Compile Model+: the model runs uncompiled, as %s", reason)
         return model.clone()
-    options = compile_options(config.backend, config.mode, config.dynamic, config.fullgraph, model.load_device)
-    stacks = _known_stacks(model.model.diffusion_model) if config.scope == "blocks" else ()
-    store = _store(model, config, options)
+    _say_what_costs_time(config)
+    mode = config.mode if config.scope == "whole model" else WITHOUT_CUDA_GRAPHS.get(config.mode, config.mode)
+    options = compile_options(config.backend, mode, config.dynamic, config.fullgraph, model.load_device)
+    run = _CompiledRun(config, options)
+    store = run.store_of(model.model)
     streams = config.scope == "blocks" and can_stream_dynamic()
     compiled = model.clone() if streams else without_dynamic_vram(model)
-    # Core's LoRA patches do so with the weights they change, and compiled code is for one of the two.
-    compiled.model.diffusion_model.requires_grad_(False)
+    run.artifacts = Artifacts.of(compiled) if config.backend == "inductor" else None
+    run.add(compiled.model, store)
     compiled.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     compiled.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    run = _CompiledRun(store, config, stacks, Artifacts.of(compiled) if config.backend == "inductor" else None)
-    weakref.finalize(run, _outlive, store)
     compiled.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run.outer_sample)
     compiled.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run.apply_model)
     return compiled
 
 
 class _CompiledRun:
-    """What one node does with the compiled functions of its model."""
+    """What one node does with the models that are called with its options: mostly one, two under a dual guider."""
 
-    def __init__(
-        self,
-        store: CompiledBlocks,
-        config: CompileConfig,
-        stacks: tuple[Stack, ...],
-        artifacts: Artifacts | None,
-    ) -> None:
-        self.store, self.stacks, self.artifacts = store, stacks, artifacts
-        self.whole = config.scope == "whole model"
-        self.compiled_whole: nn.Module | None = None
-        self.choice = FasterChoice() if config.keep_fastest else None
+    def __init__(self, config: CompileConfig, options: dict[str, Any]) -> None:
+        """`options` are those of `torch.compile`."""
+        self.config, self.options = config, options
+        self.artifacts: Artifacts | None = None
+        self.models: weakref.WeakKeyDictionary[BaseModel, CompiledModel] = weakref.WeakKeyDictionary()
 
+    @without_allocation_graph()
     def outer_sample(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Bring the artifacts of earlier sessions before a sampling run, and keep new ones after it."""
         wrappers = executor.class_obj.model_options["transformer_options"].get("wrappers", {})
         if wrappers.get(WrappersMP.APPLY_MODEL, {}).get(CORE_KEY):
             raise ValueError("this model is compiled twice: remove or bypass TorchCompileModel, or Compile Model+")
-        self.store.begin_run()
+        for model in self.models.values():
+            model.store.begin_run()
         if self.artifacts is None:
             return executor(*args, **kwargs)
         self.artifacts.load()
@@ -126,74 +121,44 @@ class _CompiledRun:
                 self.artifacts.save()
 
     def apply_model(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run the model compiled, or as it is where that proved to be faster."""
+        """Run the model that is called compiled, or as it is where that proved to be faster."""
         torch.compiler.cudagraph_mark_step_begin()
-        self.store.begin_model_call(tuple(args[0].shape))
         base = executor.class_obj
-        if self.whole:
-            original = base.diffusion_model
-            base.diffusion_model = self._compile_whole(original)
-            try:
-                with opaque_products(original):
-                    return executor(*args, **kwargs)
-            finally:
-                base.diffusion_model = original
-        if self.choice is not None:
-            return self._fastest(executor, args, kwargs)
-        with visit_blocks(base.diffusion_model, self.store.visit, self.stacks):
-            return executor(*args, **kwargs)
+        if base not in self.models:
+            self.add(base, self.store_of(base))
+        return self.models[base].run(executor, args, kwargs)
 
-    def _compile_whole(self, diffusion_model: nn.Module) -> nn.Module:
-        if self.compiled_whole is None:
-            from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+    def add(self, base: BaseModel, store: CompiledBlocks) -> None:
+        """Take a loaded model, with the functions to run it by. Raises `UnsupportedModelError`."""
+        whole, keep_fastest = self.config.scope == "whole model", self.config.keep_fastest
+        self.models[base] = CompiledModel(base.diffusion_model, store, whole, keep_fastest)
+        weakref.finalize(self, _outlive, store)
 
-            options = {**self.store.options.get("options", {}), "guard_filter_fn": skip_torch_compile_dict}
-            self.compiled_whole = torch.compile(diffusion_model, **{**self.store.options, "options": options})
-        return self.compiled_whole
-
-    def _fastest(self, executor: Callable, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-        """Run the model compiled or not, and take the time until it is clear which is faster."""
-        shape, device = tuple(args[0].shape), args[0].device
-        compiled, decided, blocks = self.choice.compiled(shape), self.choice.decided(shape), 0
-        if decided and not compiled:
-            return executor(*args, **kwargs)
-
-        def visit(call: BlockCall) -> Any:
-            nonlocal blocks
-            blocks += 1
-            return self.store.visit(call) if compiled else call.run()
-
-        _wait(device, not decided)
-        start = time.perf_counter()
-        with visit_blocks(executor.class_obj.diffusion_model, visit, self.stacks):
-            output = executor(*args, **kwargs)
-        _wait(device, not decided)
-        if not decided:
-            self.choice.note(shape, compiled, blocks, time.perf_counter() - start)
-        return output
+    def store_of(self, base: BaseModel) -> CompiledBlocks:
+        """Return the compiled functions of a loaded model for this configuration, new ones if there are none yet."""
+        stores = vars(base).setdefault(STORE, weakref.WeakValueDictionary())
+        config = self.config
+        key = (config.mode, config.backend, config.dynamic, config.fullgraph, config.scope)
+        store = stores.get(key)
+        if store is None:
+            store = stores[key] = CompiledBlocks(**self.options)
+        return store
 
 
-def _store(model: ModelPatcher, config: CompileConfig, options: dict[str, Any]) -> CompiledBlocks:
-    """Return the compiled functions of the loaded model for this configuration, new ones if there are none yet."""
-    base = model.model
-    if STORE not in vars(base):
-        vars(base)[STORE] = weakref.WeakValueDictionary()
-    stores = vars(base)[STORE]
-    key = (config.mode, config.backend, config.dynamic, config.fullgraph, config.scope)
-    store = stores.get(key)
-    if store is None:
-        store = stores[key] = CompiledBlocks(**options)
-    return store
-
-
-def _known_stacks(diffusion_model: nn.Module) -> tuple[Stack, ...]:
-    try:
-        return stacks_of(diffusion_model)
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(
-            f"Compile Model+ does not know the blocks of {type(diffusion_model).__name__}; choose the scope "
-            "'whole model', which needs no blocks"
-        ) from error
+def _say_what_costs_time(config: CompileConfig) -> None:
+    """Log what the user's settings cost, once each time the node runs."""
+    if config.scope == "blocks" and config.mode in WITHOUT_CUDA_GRAPHS:
+        log.warning(
+            "Compile Model+: CUDA graphs can't hold blocks that change their inputs or whose weights move; the mode "
+            "%s runs as %s",
+            config.mode,
+            WITHOUT_CUDA_GRAPHS[config.mode],
+        )
+    if command_line.cache_none:
+        log.info(
+            "Compile Model+: with --cache-none ComfyUI loads the model anew for each prompt, and it is compiled anew, "
+            "from disk in seconds; --cache-lru 1 keeps both"
+        )
 
 
 def _outlive(store: CompiledBlocks) -> None:
@@ -201,8 +166,3 @@ def _outlive(store: CompiledBlocks) -> None:
     timer = threading.Timer(GRACE, lambda _: None, [store])
     timer.daemon = True
     timer.start()
-
-
-def _wait(device: torch.device, needed: bool) -> None:
-    if needed and device.type == "cuda":
-        torch.cuda.synchronize(device)

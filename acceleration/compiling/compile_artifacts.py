@@ -8,16 +8,22 @@ import hashlib
 import json
 import logging
 import os
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from comfy.model_patcher import ModelPatcher
+
+from .vector_units import find_vector_units
 
 log = logging.getLogger("velocity")
 
 MAGIC = b"velocity compile artifacts 1\n"
 LARGEST_FILE = 1 << 30  # bytes
 LARGEST_FOLDER = 4 << 30  # bytes, of everything kept
+CACHES = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Artifacts:
@@ -28,6 +34,7 @@ class Artifacts:
         self.folder, self.key = folder, key
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         self.file = folder / f"{key['model']}-{digest}.bin"
+        self.caches = inductor_folder(folder)
 
     @classmethod
     def of(cls, model: ModelPatcher) -> "Artifacts":
@@ -40,11 +47,13 @@ class Artifacts:
         """Let inductor use our folder, and fill it from the file if it is empty. Never raises for a bad file."""
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-        caches = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()))
+        caches = Path(os.environ.get(CACHES, default_cache_dir()))
         # Otherwise it is the user's choice, or ours from the run before. Inductor hands paths to g++ unquoted.
-        if caches == Path(default_cache_dir()) and " " not in str(self.folder):
-            caches = self.folder / "inductor"
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches)
+        if caches == Path(default_cache_dir()) and " " not in str(self.caches):
+            caches = self.caches
+            os.environ[CACHES] = str(caches)
+        if self.key.get("device") == "cpu":
+            find_vector_units()
         if (caches / "fxgraph").exists() or not self.file.exists():
             return
         payload = self._read()
@@ -76,7 +85,8 @@ class Artifacts:
             part = self.file.with_suffix(f".{os.getpid()}.part")
             part.write_bytes(MAGIC + json.dumps(header).encode() + b"\n" + payload)
             part.replace(self.file)
-            remove_oldest(self.folder, LARGEST_FOLDER)
+            for folder in {self.folder, self.caches}:
+                remove_oldest(folder, LARGEST_FOLDER)
         except (OSError, RuntimeError) as error:
             log.warning("Compile Model+: the compiled code could not be kept for the next start: %s", error)
 
@@ -104,16 +114,29 @@ def artifact_key(model: ModelPatcher) -> dict[str, str]:
 
     device = model.load_device
     cuda = device.type == "cuda"
+    capability = torch.cuda.get_device_capability(device) if cuda else torch.backends.cpu.get_cpu_capability()
+    weights = {_kind(weight) for weight in model.model.diffusion_model.parameters()}
     return {
         "model": type(model.model.diffusion_model).__name__,
         "torch": torch.__version__,
-        "triton": _triton_version(),
+        "triton": _version("triton", "triton-windows", "pytorch-triton-rocm"),
+        "kitchen": _version("comfy-kitchen"),
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
-        "capability": str(torch.cuda.get_device_capability(device)) if cuda else "",
-        "weights": ", ".join(sorted({str(weight.dtype) for weight in model.model.diffusion_model.parameters()})),
+        "capability": str(capability),
+        "weights": ", ".join(sorted(weights)),
         "compute": str(model.model.manual_cast_dtype),
         "attention": optimized_attention.__name__,
     }
+
+
+def inductor_folder(folder: Path, system: str = sys.platform) -> Path:
+    """Return where inductor's caches go: below our `folder`, but nearer to the root of the disk on Windows.
+
+    There a path may have 259 characters, and the longest of Triton's have more than 200 below this one.
+    """
+    if system != "win32":
+        return folder / "inductor"
+    return Path(os.environ.get("LOCALAPPDATA") or tempfile.gettempdir()) / "ComfyVelocity"
 
 
 def remove_oldest(folder: Path, limit: int) -> None:
@@ -127,10 +150,15 @@ def remove_oldest(folder: Path, limit: int) -> None:
         excess -= stat.st_size
 
 
-def _triton_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
+def _kind(weight: torch.Tensor) -> str:
+    """Return the type of a weight; for a quantised one the layout that says how it is stored and multiplied, too."""
+    layout = getattr(weight, "_layout_cls", None)
+    return f"{weight.dtype} in {layout}" if layout else str(weight.dtype)
 
-    for name in ("triton", "triton-windows", "pytorch-triton-rocm"):
+
+def _version(*names: str) -> str:
+    """Return the version of the first of these packages that is installed, or nothing."""
+    for name in names:
         try:
             return version(name)
         except PackageNotFoundError:

@@ -13,15 +13,9 @@ from typing import Any
 import torch
 
 from ..blocks.block_call import BlockCall
+from .foreign_code import VOLATILE, block_options
 
 Path = tuple[Any, ...]
-# Entries of transformer_options that are new in each step, run or block and that core's blocks only hand to patches.
-VOLATILE = frozenset(
-    {"uuids", "cond_or_uncond", "sigmas", "sample_sigmas", "wrappers", "callbacks"}
-    | {"block", "block_index", "transformer_index", "activations_shape", "original_shape"}
-)
-# With one of these in the options, code of other nodes runs inside the block and may read all of them.
-FOREIGN = ("patches", "patches_replace", "optimized_attention_override")
 
 
 class BlockInputs:
@@ -48,7 +42,8 @@ class BlockInputs:
         )
         for path, tensor in _tensors((), {**dict(zip(names, self.args, strict=False)), **self.kwargs}):
             own = self.batch_dim if id(tensor) in ids or self.batch_dim is None else 0
-            self.tensors.append((path, tensor, own))
+            if VOLATILE.isdisjoint(path):  # sigmas have one entry for all samples, or as many
+                self.tensors.append((path, tensor, own))
 
     def batched(self) -> frozenset[Path]:
         """Return the paths of the tensors with one entry for each sample; a good guess if there is one sample."""
@@ -101,9 +96,7 @@ def _forget_batch_mark(tensor: torch.Tensor) -> None:
 
 
 def _stable(value: Any) -> Any:
-    if not isinstance(value, dict) or any(value.get(name) for name in FOREIGN):
-        return value
-    return {name: item for name, item in value.items() if name not in VOLATILE}
+    return block_options(value) if isinstance(value, dict) else value
 
 
 def _tensors(path: Path, value: Any) -> Iterator[tuple[Path, torch.Tensor]]:

@@ -97,6 +97,7 @@ class StreamedBlock:
         """
         dynamic, classic = [], []
         for name, module in block.named_modules():
+            _forget_own_default(module)
             elsewhere = any(value is not None and value.device != device for value in module._parameters.values())
             if not elsewhere and "_v" not in vars(module) and not _functions(module):
                 continue
@@ -175,6 +176,14 @@ class StreamedBlock:
         """Have the stream that brought the weights wait for their use before it brings others to their place."""
         if stream is not None:
             stream.wait_stream(model_management.current_stream(self.device))
+
+
+def _forget_own_default(module: nn.Module) -> None:
+    """Take off what says no more than its class: core leaves it on layers that it once streamed, and compiled code is
+    for layers with it or for layers without."""
+    own = vars(module)
+    if own.get("comfy_cast_weights") is getattr(type(module), "comfy_cast_weights", None):
+        own.pop("comfy_cast_weights", None)
 
 
 def _functions(module: nn.Module) -> list[list]:

@@ -5,8 +5,14 @@ from typing import Any
 
 import torch
 
+from .vector_units import vector_options
+
 BACKENDS = ("inductor", "cudagraphs", "eager")
 ADA = (8, 9)  # the first NVIDIA generation whose compilers know float8_e4m3fn
+# What core's `with sdpa_kernel(...)` on NVIDIA cards becomes in a graph. Torch caches no graph with functions that it
+# does not know to be safe: these only set flags while the graph is made, and their arguments are part of it.
+ATTENTION_CONTEXT = ("torch.nn.attention._sdpa_kernel", "torch.nn.attention._backend_from_string")
+CACHEABLE = "unsafe_marked_cacheable_functions"
 
 
 def problem(backend: str, device: torch.device, weights: set[torch.dtype]) -> str | None:
@@ -40,8 +46,11 @@ def compile_options(backend: str, mode: str, dynamic: str, fullgraph: bool, devi
     if backend == "inductor":
         # torch.compile takes a mode or options, and a mode is a set of options.
         inductor = dict(torch._inductor.list_mode_options(mode, options["dynamic"]))
-        if device.type == "cpu":  # trust what the processor says of itself: spares one of the test builds at each start
-            inductor["cpp.vec_isa_ok"] = True
+        if device.type == "cpu":
+            inductor.update(vector_options())
+        if CACHEABLE in torch._inductor.list_options():
+            chosen = getattr(torch._inductor.config, CACHEABLE)
+            inductor[CACHEABLE] = {**chosen, **dict.fromkeys(ATTENTION_CONTEXT, torch.__version__)}
         options["options"] = inductor
     return options
 

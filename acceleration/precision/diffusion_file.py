@@ -4,6 +4,7 @@ Only names, shapes and a few bytes are read. Which model it is says core's own `
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,10 @@ class DiffusionFile:
         """Whether there is more than a diffusion model in it (VAE, text encoders)."""
         return len(self.shapes) < len(self.checkpoint.shapes) and self.prefix == "model.diffusion_model."
 
-    def take(self, name: str) -> torch.Tensor:
-        """Return the values of a tensor of the diffusion model, by its name without the prefix."""
-        return self.checkpoint.take(self.prefix + name)
+    def read(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the diffusion model's tensors as `CheckpointFile.read` does, by their names without the prefix."""
+        tensors = self.checkpoint.read(self.prefix + name for name in self.shapes)
+        return ((name.removeprefix(self.prefix), tensor) for name, tensor in tensors)
 
 
 def inspect(path: str) -> DiffusionFile:
@@ -91,7 +93,7 @@ def _formats(checkpoint: CheckpointFile) -> frozenset[str]:
         return frozenset(layer["format"] for layer in layers.values())
     marks = [name for name in checkpoint.shapes if name.endswith(".comfy_quant")]
     if marks:
-        return frozenset(json.loads(checkpoint.take(name).numpy().tobytes())["format"] for name in marks)
+        return frozenset(json.loads(mark.numpy().tobytes())["format"] for _, mark in checkpoint.read(marks))
     if any(name.rpartition(".")[2] == "scaled_fp8" for name in checkpoint.shapes):
         return frozenset({"float8_e4m3fn"})
     if any(tensor.dtype in FLOAT8 for tensor in checkpoint.shapes.values()):

@@ -41,7 +41,8 @@ def load_diffusion_model(path: str, config: LoadConfig, disable_dynamic: bool = 
     source = inspect(path)
     _check_not_twice(source, precision)
     if precision.format and not source.formats:
-        weights = quantized_weights(source, precision, config.keep_high_precision, options["load_device"])
+        devices = (options["load_device"], options["offload_device"])
+        weights = quantized_weights(source, precision, config.keep_high_precision, *devices)
         model = _make_model(path, weights, source.checkpoint.metadata, options, disable_dynamic)
     else:
         model = _load_stored(source, precision, options, disable_dynamic)
@@ -59,7 +60,7 @@ def _model_options(config: LoadConfig) -> dict[str, Any]:
 
     if config.device == "cpu":
         return {"load_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
-    return {"load_device": management.get_torch_device()}
+    return {"load_device": management.get_torch_device(), "offload_device": management.unet_offload_device()}
 
 
 def _check_not_twice(source: DiffusionFile, precision: Precision) -> None:
@@ -76,19 +77,22 @@ def _check_not_twice(source: DiffusionFile, precision: Precision) -> None:
 def _load_stored(
     source: DiffusionFile, precision: Precision, options: dict[str, Any], disable_dynamic: bool
 ) -> ModelPatcher:
-    """Load what needs no quantising. As stored is exactly core's; for another dtype the weights are looked at first."""
+    """Load what needs no quantising. As stored is exactly core's; in another dtype the weights are looked at."""
     import comfy.sd
 
     path = source.checkpoint.path
     if precision.dtype is not None:
-        check_numbers(source, precision.dtype)
         options = {**options, "dtype": precision.dtype}
     if not source.is_full_checkpoint and not precision.format:
-        return comfy.sd.load_diffusion_model(path, model_options=options, disable_dynamic=disable_dynamic)
-    weights, metadata = stored_weights(source)
-    if precision.format:
-        multiply_in_full(weights, precision.storage_only)
-    return _make_model(path, weights, metadata, options, disable_dynamic)
+        model = comfy.sd.load_diffusion_model(path, model_options=options, disable_dynamic=disable_dynamic)
+    else:
+        weights, metadata = stored_weights(source)
+        if precision.format:
+            multiply_in_full(weights, precision.storage_only)
+        model = _make_model(path, weights, metadata, options, disable_dynamic)
+    if precision.dtype is not None:
+        check_numbers(model.model.diffusion_model, precision.dtype)
+    return model
 
 
 def _make_model(

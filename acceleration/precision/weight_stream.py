@@ -3,7 +3,6 @@
 import ctypes
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -13,7 +12,7 @@ import torch
 from .checkpoint_file import stand_in
 from .diffusion_file import DiffusionFile
 from .precisions import Precision
-from .quantize import choose, linear_layers, needed_to_recognise, quantize
+from .quantize import choose, largest, linear_layers, needed_to_recognise, quantize
 
 log = logging.getLogger("velocity")
 StateDict = dict[str, torch.Tensor]
@@ -21,44 +20,54 @@ StateDict = dict[str, torch.Tensor]
 # Tensors of full checkpoints, beside the diffusion model, that tell core which kind of model it is.
 MARKERS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_*", "conditioner.conditioners.*")
 GIVE_BACK_EVERY = 16  # tensors, some milliseconds each time
+WORKSPACE = 1 << 30  # bytes
 
 
-def check_numbers(source: DiffusionFile, dtype: torch.dtype) -> None:
-    """Raise ValueError when a weight in the file is no number, or would be none in `dtype`."""
-    step = _progress(len(source.shapes))
-    for name in source.shapes:
-        _check(name, source.take(name), dtype)
-        step()
+def check_numbers(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Raise ValueError when a weight of a model that was loaded as `dtype` is no number, or is none in `dtype`."""
+    for name, weight in model.state_dict().items():
+        largest(name, weight, dtype)
 
 
-def quantized_weights(source: DiffusionFile, precision: Precision, keep: str, device: torch.device) -> StateDict:
-    """Return what core's quantised checkpoints hold for this model; `device` does the work, one tensor at a time.
+def quantized_weights(
+    source: DiffusionFile, precision: Precision, keep: str, device: torch.device, home: torch.device
+) -> StateDict:
+    """Return what core's quantised checkpoints hold for this model, small weights at `home`; `device` does the work.
 
     `keep` is explained at `quantize.choose`. ValueError for a weight that is no number, naming it.
     """
+    import comfy.model_management as management
     from comfy.model_detection import model_config_from_unet
 
-    metadata, shapes, model_config, take = source.checkpoint.metadata, source.shapes, source.model_config, source.take
+    metadata, shapes, model_config, tensors = (
+        source.checkpoint.metadata,
+        source.shapes,
+        source.model_config,
+        source.read(),
+    )
     if model_config is None:
         converted = _convert_diffusers(source)
         shapes = {name: stand_in(tensor) for name, tensor in converted.items()}
-        model_config, take = model_config_from_unet(shapes, "", metadata=metadata), converted.pop
-    state_dict = {name: source.checkpoint.take(name).clone() for name in _markers(source.checkpoint.shapes)}
+        model_config = model_config_from_unet(shapes, "", metadata=metadata)
+        tensors = ((name, converted.pop(name)) for name in shapes)
+    markers = source.checkpoint.read(_markers(source.checkpoint.shapes))
+    state_dict = {name: tensor.clone() for name, tensor in markers}
     layers, blocks = linear_layers({**shapes, **state_dict}, model_config)
     chosen = choose(layers.values(), blocks, keep)
     fits = {name for name in layers if all(side % precision.multiple == 0 for side in shapes[name].shape)}
     names = {name for name in fits if layers[name] in chosen}
     if precision.packed:
         names -= needed_to_recognise(names, shapes, metadata)
+    management.free_memory(_room(shapes, device == home), device)
     step = _progress(len(shapes))
-    for number, name in enumerate(shapes):
-        tensor = take(name)
-        _check(name, tensor)
+    for number, (name, tensor) in enumerate(tensors):
+        weight = tensor.to(device)
+        most = largest(name, weight)
         if name in names:
-            small = quantize(name, tensor.to(device), precision)
-            state_dict.update((key, value.cpu()) for key, value in small.items())
+            small = quantize(name, weight, most, precision)
+            state_dict.update((key, value.to(home)) for key, value in small.items())
         else:
-            state_dict[name] = tensor.clone()  # else the file could not be closed
+            state_dict[name] = tensor.clone()
         if number % GIVE_BACK_EVERY == 0:
             _give_back_freed_memory()
         step()
@@ -99,7 +108,8 @@ def _convert_diffusers(source: DiffusionFile) -> StateDict:
     from comfy import model_detection
     from comfy.utils import unet_to_diffusers
 
-    weights = {name: source.take(name) for name in source.shapes}
+    everything = source.checkpoint.whole()
+    weights = {name: everything.pop(source.prefix + name) for name in source.shapes}
     converted = model_detection.convert_diffusers_mmdit(weights, "")
     if converted is not None:
         return converted
@@ -107,17 +117,10 @@ def _convert_diffusers(source: DiffusionFile) -> StateDict:
     return {names[name]: weights.pop(name) for name in names if name in weights}
 
 
-def _check(name: str, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> None:
-    """Raise ValueError when a float tensor holds NaN or infinity, or would in `dtype`."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return
-    least, most = (float(end) for end in torch.aminmax(tensor))
-    if not (math.isfinite(least) and math.isfinite(most)):
-        raise ValueError(
-            f"{name} holds NaN or infinite weights; the file is damaged: download it again, or ask its author"
-        )
-    if dtype is not None and max(-least, most) > torch.finfo(dtype).max:
-        raise ValueError(f"{name} holds weights beyond the range of {dtype}; choose bf16 instead")
+def _room(shapes: StateDict, stays: bool) -> int:
+    """Bytes that the work takes: its largest weight, twice, and the numbers in between; all of them if they stay."""
+    sizes = [tensor.numel() * tensor.element_size() for tensor in shapes.values()]
+    return 2 * max(sizes) + WORKSPACE + (sum(sizes) if stays else 0)
 
 
 def _give_back_freed_memory() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .speed_text import duration, shorten, time_unit
-from .telemetry import RunRecord, StepRecord
+from .telemetry import RunRecord, StepRecord, full_prices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ FULL, SKIPPED, SAVED = "#5aa2dc", "#f2a33a", "#4a4030"
 WIDTH = 1024
 FONT = "DejaVu Sans"  # comes with matplotlib
 PIXEL = 72 / 128  # points of one design pixel: figures are laid out at 128 dots an inch
-CLIP = 3.0  # bars above this many median full calls (warm-up) are cut off and labelled
+CLIP = 3.0  # bars above this many of the dearest price (warm-up) are cut off and labelled
 LOG_RANGE = 30.0  # metrics that span more than this factor get a logarithmic scale
 WIDEST_BAR = 56  # design pixels
 
@@ -62,10 +62,10 @@ def draw_bars(ax: "Axes", run: RunRecord, labelled: bool) -> str:
     """Draw the seconds of each call; return the name of the time unit used."""
     from matplotlib.ticker import MaxNLocator
 
-    seconds = [step.seconds for step in run.steps]
-    ceiling = max(seconds)
-    if run.median_full and ceiling > CLIP * run.median_full:
-        ceiling = CLIP * run.median_full
+    prices = full_prices(run.steps)
+    ceiling = max(step.seconds for step in run.steps)
+    if run.full:
+        ceiling = min(ceiling, CLIP * max(prices)) or ceiling
     factor, unit = time_unit(ceiling)
     top = ceiling * factor * 1.12 or 1.0
     width = call_axis(ax, run, labelled)
@@ -73,7 +73,7 @@ def draw_bars(ax: "Axes", run: RunRecord, labelled: bool) -> str:
     ax.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
     calls = list(enumerate(run.steps, start=1))
     saved = [call for call, step in calls if not step.full]
-    ax.bar(saved, [run.median_full * factor] * len(saved), width, color=SAVED, linewidth=0)
+    ax.bar(saved, [prices[call - 1] * factor for call in saved], width, color=SAVED, linewidth=0)
     heights = [max(step.seconds * factor, 0.025 * top) for step in run.steps]  # a skipped call stays visible
     ax.bar([call for call, _ in calls], heights, width, color=[colour(step) for step in run.steps], linewidth=0)
     for call, step in [pair for pair in calls if pair[1].seconds > ceiling][:4]:

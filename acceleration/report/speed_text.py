@@ -23,16 +23,16 @@ def duration(seconds: float) -> str:
 
 
 def headline(run: RunRecord) -> str:
-    """Return the totals of a run: `28 calls: 12 full, 16 skipped. 1.9 s, 1.7 s saved (1.9x)`."""
+    """Return the totals of a run: `28 calls: 12 full, 16 skipped. 1.9 s, about 1.7 s saved (1.9x)`."""
     count = len(run.steps)
     if not count:
         return "No model call was recorded" + (": the run was interrupted before its first step" * (not run.completed))
     line = (
         f"{count} {'call' if count == 1 else 'calls'}: {run.full} full, {run.skipped} skipped. {duration(run.seconds)}"
     )
-    if run.skipped and run.median_full:
+    if run.skipped and run.full:
         saved = run.seconds_saved
-        line += f", {duration(abs(saved))} {'saved' if saved >= 0 else 'lost'} ({run.speedup:.1f}x)"
+        line += f", about {duration(abs(saved))} {'saved' if saved >= 0 else 'lost'} ({run.speedup:.1f}x)"
     return line + ("" if run.completed else ". Interrupted")
 
 

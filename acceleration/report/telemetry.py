@@ -6,21 +6,24 @@ clone made by a LoRA node behind it reports into the same log). The Speed Report
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from comfy_execution.utils import get_executing_context
 
 LOG = logging.getLogger("velocity")
 ATTACHMENT = "velocity_runs"
+NEIGHBOURS = 3  # full calls that tell the price of a skipped one
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepRecord:
     """One call of the denoiser by the sampler.
 
     `index` is the sampler's step (a sampler may call more than once per step), `sigma` its noise level, `seconds` its
     wall-clock time. `metric` is what was compared with `limit` to decide; both are None where nothing was to decide.
+    `evaluations` are those that the call asked of the model, run or skipped: for each time that the guider evaluated
+    its conditionings how many were active, in whole latents, and how many ControlNets. Empty where nobody counted.
     """
 
     index: int
@@ -29,6 +32,28 @@ class StepRecord:
     full: bool
     metric: float | None = None
     limit: float | None = None
+    evaluations: tuple[tuple[float, int], ...] = ()
+
+
+def full_prices(steps: Sequence[StepRecord]) -> list[float]:
+    """Return the seconds that each call costs in full, 0 where none was full.
+
+    That is the median of the nearest full calls with the same evaluations: guidance, regions and ControlNets come and
+    go within a run. Where there is none, of the nearest full calls, in proportion to the number of evaluations.
+    """
+    full = [(place, step) for place, step in enumerate(steps) if step.full]
+    prices = []
+    for place, step in enumerate(steps):
+        like = [pair for pair in full if pair[1].evaluations == step.evaluations] or full
+        nearest = sorted(like, key=lambda pair: abs(pair[0] - place))[:NEIGHBOURS]
+        seconds = sorted(other.seconds * _amount(step) / _amount(other) for _, other in nearest)
+        # Of two middle ones the lower, so that a slow first call (warm-up) beside one other never raises a price.
+        prices.append(seconds[(len(seconds) - 1) // 2] if seconds else 0.0)
+    return prices
+
+
+def _amount(step: StepRecord) -> float:
+    return sum(count for count, _ in step.evaluations) or 1.0
 
 
 def _executing(name: str) -> str:
@@ -68,21 +93,12 @@ class RunRecord:
 
     @property
     def seconds_saved(self) -> float:
-        """Measured: what the skipped calls would have cost at the median full call, less what they did cost.
+        """Estimated: what the skipped calls would have cost (`full_prices`), less what they did cost.
 
         Negative where skipping cost more than it saved.
         """
-        median = self.median_full
-        return sum(median - step.seconds for step in self.steps if not step.full) if median else 0.0
-
-    @property
-    def median_full(self) -> float:
-        """Seconds of the median call of the whole model, 0 without one.
-
-        Of two middle ones the faster, so that a slow first call (warm-up) beside one other never inflates the saving.
-        """
-        full = sorted(step.seconds for step in self.steps if step.full)
-        return full[(len(full) - 1) // 2] if full else 0.0
+        prices = full_prices(self.steps) if self.full else []
+        return sum(price - step.seconds for price, step in zip(prices, self.steps, strict=False) if not step.full)
 
     @property
     def speedup(self) -> float:
@@ -94,7 +110,7 @@ class RunRecord:
         state = "" if self.completed else " (interrupted)"
         return (
             f"{self.technique}: {len(self.steps)} model calls, {self.full} full, {self.skipped} skipped, "
-            f"{self.seconds_saved:.2f} s saved of {self.seconds + self.seconds_saved:.2f} s{state}"
+            f"about {self.seconds_saved:.2f} s saved of {self.seconds + self.seconds_saved:.2f} s{state}"
         )
 
 

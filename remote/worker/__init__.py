@@ -2,8 +2,6 @@
 
 from comfy_api.latest import io
 
-FOLDER_VARIABLE = "VELOCITY_WORKER_FOLDER"  # the endpoint's data folder; set only by `velocity serve`
-
 
 def worker_nodes() -> list[type[io.ComfyNode]]:
     """Add the routes, start to watch the endpoint, and return the node classes. Called once, in a worker."""

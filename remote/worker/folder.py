@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from . import FOLDER_VARIABLE
+FOLDER_VARIABLE = "VELOCITY_WORKER_FOLDER"  # the endpoint's data folder; set only by `velocity serve`
 
 
 def blob_path(name: str) -> Path:

@@ -13,6 +13,10 @@ from dev.workflow_graphs import CHAINS, demo, shipped
 
 SHIPPED = sorted(CHAINS)
 DEMOS = [f"{name}_tiny" for name in SHIPPED]
+PREVIEWS = (
+    "window.app.graph.nodes.filter(n => n.imgs?.length || window.app.nodeOutputs[n.id]?.images?.length)"
+    ".map(n => n.type).sort()"
+)
 
 
 # Closed at the end of this file: while Playwright runs, no other test of the session could use asyncio.run.
@@ -77,17 +81,12 @@ def test_workflow_opens_and_keeps_its_values(
 @pytest.mark.parametrize("name", [name for name in DEMOS if name != "all_together_tiny"])
 def test_demo_workflow_runs(frontend: Frontend, server: ComfyServer, name: str, tmp_path: Path) -> None:
     frontend.load(workflow_file(name))
-    assert frontend.press_run(timeout=300) == "execution_success"
-    frontend.page.wait_for_timeout(1000)
+    assert frontend.press_run() == "execution_success"
+    # The picture on the screen is the node's: its preview has arrived from the server.
+    shown = {node["class_type"] for node in wanted_prompt(name).values()} & {"SaveImage", "VelocitySpeedReport"}
+    frontend.page.wait_for_function(f"wanted => String({PREVIEWS}) === String(wanted)", arg=sorted(shown))
     assert frontend.complaints() == []
     frontend.page.screenshot(path=tmp_path / "screen.png")
-    # The picture on the screen is the node's: its preview has arrived from the server.
-    previews = frontend.page.evaluate(
-        "() => window.app.graph.nodes.filter(n => n.imgs?.length || window.app.nodeOutputs[n.id]?.images?.length)"
-        ".map(n => n.type).sort()"
-    )
-    shown = {node["class_type"] for node in wanted_prompt(name).values()} & {"SaveImage", "VelocitySpeedReport"}
-    assert previews == sorted(shown)
     assert next((server.folder / "output").glob("tiny_*.png"))
 
 

@@ -139,7 +139,7 @@ async def served(data: Path, limits: Limits | None = None, **changes: Any) -> As
 
 def _session(url: str, key: str | None = None) -> aiohttp.ClientSession:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return aiohttp.ClientSession(url, headers=headers, timeout=aiohttp.ClientTimeout(total=20))
+    return aiohttp.ClientSession(url, headers=headers, timeout=aiohttp.ClientTimeout(total=120))
 
 
 def blob(size: int = 100, filled: int = 1) -> bytes:

@@ -296,7 +296,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path):
         while not list((tmp_path / "blobs" / "arriving").iterdir()):
             await asyncio.sleep(0.01)
         writer.close()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while list((tmp_path / "blobs" / "arriving").iterdir()) and time.monotonic() < end:
             await asyncio.sleep(0.01)
         assert not list((tmp_path / "blobs" / "arriving").iterdir())
@@ -420,6 +420,7 @@ def test_a_quiet_stream_is_kept_open(tmp_path, monkeypatch):
     run(scene, tmp_path)
 
 
+@pytest.mark.soak("it asserts a speed")
 def test_the_first_event_comes_within_20_ms(tmp_path):
     async def scene(endpoint):
         endpoint.scheduler.at_once = True

@@ -105,6 +105,7 @@ def test_eight_at_most_and_only_neighbours(stack):
     assert stack.wait(last)["batched"] == 1
 
 
+@pytest.mark.soak("it asserts a speed")
 def test_a_batch_takes_less_time_than_one_after_the_other(stack):
     def seconds(exact: bool) -> float:
         occupy(stack)

@@ -2,11 +2,14 @@
 
 import threading
 import time
+from collections import Counter
 
 import pytest
 from worker_stack import Stack, tiny_job
 
-LONG = 400  # steps; about 5 s here
+from dev.client import ComfyClient
+
+LONG = 20_000  # steps: minutes, so that what waits for their end fails
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +20,20 @@ def stack(tmp_path_factory):
     stack.stop()
 
 
-def test_a_running_job_frees_the_worker_within_a_step_and_a_second(stack):
+def ends(stack) -> Counter:
+    """Return how many prompts the worker has ended in which way."""
+    history = ComfyClient(stack.slot.worker.url, stack.settings.data).get("/history")
+    return Counter(entry["status"]["messages"][-1][0] for entry in history.values())
+
+
+def test_a_running_job_frees_the_worker(stack):
+    before = ends(stack)
     job = stack.submit(stack.job(*tiny_job(seed=1, steps=LONG)))
     stack.follow(job, until=("step",))
-    start = time.monotonic()
     stack.cancel(job)
     assert stack.follow(job)[-1] == ("cancelled", {})
-    stack.until(lambda: stack.slot.state == "ready", timeout=10)
-    assert time.monotonic() - start < 1.0
+    stack.until(lambda: stack.slot.state == "ready")
+    assert ends(stack) - before == {"execution_interrupted": 1}
     assert stack.call_now(lambda: stack.journal.get(job.id)).state == "cancelled"
     assert not list(stack.settings.results.glob(f"{job.id}*"))
 
@@ -33,10 +42,8 @@ def test_the_next_job_begins_when_the_one_before_it_is_cancelled(stack):
     first = stack.submit(stack.job(*tiny_job(seed=2, steps=LONG)))
     second = stack.submit(stack.job(*tiny_job(seed=3)))
     stack.follow(first, until=("step",))
-    start = time.monotonic()
     stack.cancel(first)
     stack.wait(second)
-    assert time.monotonic() - start < 2.0
     kinds = [(kind, data.get("position")) for kind, data in stack.follow(second) if kind in ("queued", "running")]
     assert kinds == [("queued", 1), ("running", None)]
 
@@ -60,7 +67,7 @@ def test_a_cancel_between_two_jobs_never_hits_the_next(stack):
         time.sleep(delay)
         stack.cancel(first)
         assert stack.follow(first)[-1][0] in ("cancelled", "done")
-        stack.wait(second, timeout=20)
+        stack.wait(second)
 
 
 def test_a_cancelled_job_can_be_sent_again_under_its_id_at_once(stack):

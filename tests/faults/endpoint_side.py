@@ -105,7 +105,7 @@ class EndpointSide:
         health = self.health()
         return not health["queued"] and not health["running"]
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 120.0) -> None:
         """Wait until `condition()`, which is called again and again."""
         end = time.monotonic() + seconds
         while not condition():
@@ -129,7 +129,7 @@ class EndpointSide:
 
     def assert_free(self) -> None:
         """Assert that nothing is left that waits or runs, and that the next job runs."""
-        self.until(self.is_idle, "the endpoint is idle", 10)
+        self.until(self.is_idle, "the endpoint is idle")
         self.until_ready()
         end = self.raw.run(*tiny_job(self.seed()))
         assert end["state"] == "done", end

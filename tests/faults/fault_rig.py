@@ -63,7 +63,7 @@ class Painting:
         self.rig, self.graph, self.log_start = rig, graph, len(rig.client.log_text())
         self.prompt_id = rig.client.submit(with_offload)
 
-    def assert_right(self, timeout: float = 120) -> None:
+    def assert_right(self, timeout: float = 600) -> None:
         """Assert that the picture comes, and that it is the one that the graph alone makes here."""
         offloaded_picture = load(self.rig.client.wait(self.prompt_id, timeout).images[0])
         assert torch.equal(offloaded_picture, self.rig.picture(self.graph))

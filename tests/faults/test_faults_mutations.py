@@ -31,7 +31,7 @@ CAPABILITIES = {
     "node_classes": ["KSampler", "UNETLoader"],
     "models": {"diffusion_models": {MANIFEST["graph"]["1"]["inputs"]["unet_name"]: 1}},
 }
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 60.0  # more is a hang
 GROWTH = 64_000_000  # bytes of memory
 ITEM_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
 
@@ -191,7 +191,7 @@ def test_mutated_jobs_that_the_endpoint_accepts_come_to_an_end(rig):
             return
         job = f"/v1/jobs/{answer.json['job']}"
         if not answer.json["missing"]:
-            rig.until(lambda: raw("GET", job).json["state"] in FINAL, f"{manifest} ends", 30)
+            rig.until(lambda: raw("GET", job).json["state"] in FINAL, f"{manifest} ends")
             end = raw("GET", job).json
             assert end["state"] == "done" or (end["error"]["message"] and end["error"]["next"]), end
             ends.append(end["state"])

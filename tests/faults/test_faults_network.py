@@ -28,10 +28,10 @@ def test_cut_in_the_middle_of_upload_and_download(rig):
         name = rig.connect("cut twice", proxy.url)
         proxy.stop_at(b"PUT /v1/blobs/", UP, 20_000)
         painting = rig.start(rig.heavy_graph(), name)
-        assert proxy.stopped.wait(30)
+        assert proxy.stopped.wait(300)
         proxy.stop_at(b"/result HTTP/1.1", DOWN, 50_000)
         proxy.cut()
-        assert proxy.stopped.wait(30)
+        assert proxy.stopped.wait(300)
         proxy.cut()
         painting.assert_right()
         assert not painting.ran_here

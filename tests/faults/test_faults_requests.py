@@ -107,12 +107,12 @@ def test_wrong_key(rig, key, cause):
 )
 def test_wrong_key_of_the_user(rig, key, cause):
     """No patience is spent on it: another try would not help."""
-    name = rig.connect("wrong " + key, rig.endpoint.url, key=key)
+    name = rig.connect("wrong " + key, rig.endpoint.url, patience_seconds=3600, key=key)
     painting = rig.start(rig.graph(), name)
-    painting.assert_right(timeout=10)
+    painting.assert_right()
     assert painting.ran_here and cause in painting.log and key not in painting.log
     with pytest.raises(PromptError, match=f"{cause}.*VELOCITY_API_KEY|{cause}.*new one"):
-        rig.start(rig.graph(), name, on_failure="raise").assert_right(timeout=10)
+        rig.start(rig.graph(), name, on_failure="raise").assert_right()
 
 
 def test_a_job_of_another_key_does_not_exist(rig):

@@ -90,8 +90,8 @@ def test_larger_than_allowed(rig):
     with socket.create_connection(("127.0.0.1", rig.endpoint.port), timeout=30) as endless:
         head = f"PUT /v1/blobs/{'0' * 64} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
         endless.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
-        endless.settimeout(5)
-        end = time.monotonic() + 10
+        endless.settimeout(60)
+        end = time.monotonic() + 60
         with pytest.raises(OSError):  # the endpoint hangs up
             while time.monotonic() < end:
                 endless.sendall(body)
@@ -118,7 +118,7 @@ def test_upload_that_stops_in_the_middle(rig):
         cut.connection.endheaders(data[: len(data) // 2])
         cut.connection.close()
     assert {rig.raw("HEAD", f"/v1/blobs/{name}").status for name in missing} == {404}
-    rig.until(lambda: not list((rig.endpoint.data / "blobs" / "arriving").iterdir()), "nothing half written is left", 5)
+    rig.until(lambda: not list((rig.endpoint.data / "blobs" / "arriving").iterdir()), "nothing half written is left")
     assert rig.raw("GET", f"/v1/jobs/{job}").json["state"] == "uploading"
     assert rig.raw.run(manifest, blobs)["state"] == "done" and rig.completed(job) == 1
 

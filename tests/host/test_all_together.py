@@ -31,7 +31,7 @@ def server() -> Iterator[ComfyServer]:
 def paint(server: ComfyServer, seed: int, nodes: dict, precision: str | None = None, **changes: int) -> torch.Tensor:
     graph = painting(PROMPT, seed, nodes, precision=precision)
     graph["empty"]["inputs"].update(changes)
-    return load(server.run(graph, timeout=300).images[0])
+    return load(server.run(graph).images[0])
 
 
 def compilations(server: ComfyServer) -> int:

@@ -65,13 +65,13 @@ def test_an_interrupted_run_leaves_nothing(server: ComfyServer, nodes: dict) -> 
     stock, _ = paint(server, 24, {})
     seen = len(server.log_text())
     prompt_id = server.submit(painting(PROMPT, 25, nodes, steps=5000))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not re.search(r"[1-9]\d/5000", server.log_text()[seen:]):  # the progress bar: well into the run
         assert time.monotonic() < deadline
         time.sleep(0.02)
     server.interrupt()
     with pytest.raises(PromptError) as caught:
-        server.wait(prompt_id, timeout=60)
+        server.wait(prompt_id, timeout=300)
     assert caught.value.interrupted
     lines = [line for line in server.log_text()[seen:].splitlines() if SUMMARY.search(line)]
     assert len(lines) == 1 and "(interrupted)" in lines[0]

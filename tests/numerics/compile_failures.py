@@ -6,16 +6,18 @@ import time
 import weakref
 from collections.abc import Callable
 
+import comfy.cli_args
 import comfy.model_management
 import pytest
 import torch
 import velocity_nodes.acceleration.compiling.compile as compile_module
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_torch_compile import TorchCompileModel
+from velocity_nodes.acceleration.blocks.block_stack import UnsupportedModelError
 from velocity_nodes.acceleration.compiling.compile import STORE, CompileConfig
 
-from .compiling import CLOSE, compare, compiled, graphs
-from .sampling import empty, run_sampler, tiny_flux
+from .compiling import CLOSE, compare, compiled, error, graphs
+from .sampling import NEGATIVE, PROMPT, empty, prompt, run_sampler, sample_guided, tiny_flux
 
 
 @pytest.fixture
@@ -131,6 +133,51 @@ class TestFailures:
             CompileConfig(**settings)
 
 
+def half_as_strong() -> ModelPatcher:
+    """Return a model of the same kind with other weights."""
+    model = tiny_flux.__wrapped__()
+    with torch.no_grad():
+        for block in model.model.diffusion_model.single_blocks:
+            block.linear2.weight *= 0.5
+    return model
+
+
+class TestSaid:
+    @pytest.mark.parametrize(
+        ("mode", "runs_as"), [("reduce-overhead", "default"), ("max-autotune", "max-autotune-no-cudagraphs")]
+    )
+    def test_cuda_graphs_are_left_out_of_blocks(
+        self, model: ModelPatcher, mode: str, runs_as: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Workflows that name these modes still run."""
+        compiled(model, mode=mode, backend="inductor")
+        assert f"the mode {mode} runs as {runs_as}" in caplog.text
+        (store,) = vars(model.model)[STORE].values()
+        assert not store.options["options"].get("triton.cudagraphs")
+        caplog.clear()
+        compiled(model, mode=mode, backend="inductor", scope="whole model")
+        assert "runs as" not in caplog.text
+
+    def test_a_model_that_calls_none_of_its_blocks(self, model: ModelPatcher) -> None:
+        class Other(type(model.model.diffusion_model)):
+            def forward(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+                return x
+
+        model.model.diffusion_model.__class__ = Other
+        for settings in ({}, {"keep_fastest": True}):
+            with pytest.raises(UnsupportedModelError, match="Other called none of its known blocks"):
+                run_sampler(compiled(model, **settings), steps=1)
+
+    def test_a_start_that_keeps_no_models(
+        self, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        compiled(model)
+        assert "--cache-none" not in caplog.text
+        monkeypatch.setattr(comfy.cli_args.args, "cache_none", True)
+        compiled(model)
+        assert caplog.text.count("with --cache-none ComfyUI loads the model anew") == 1
+
+
 class TestScopes:
     def test_the_whole_model(self, model: ModelPatcher) -> None:
         flux = model.model.diffusion_model
@@ -140,6 +187,22 @@ class TestScopes:
         assert new > 0
         assert model.model.diffusion_model is flux
         assert compare(patched, tiny_flux())[1] == 0
+
+    @pytest.mark.parametrize("scope", ["blocks", "whole model"])
+    def test_two_models_in_one_sampling(self, model: ModelPatcher, scope: str) -> None:
+        """The guider calls the second with the options of the first, which have the wrappers of its node."""
+        guiders = pytest.importorskip("comfy_extras.nodes_custom_sampler")
+        if not hasattr(guiders, "DualModelGuider"):
+            pytest.skip("this ComfyUI has no guider for two models")
+        other = half_as_strong()
+
+        def sampled(first: ModelPatcher) -> torch.Tensor:
+            guider = guiders.DualModelGuider.execute(first, prompt(PROMPT), 3.0, other, prompt(NEGATIVE)).result[0]
+            return sample_guided(guider, steps=2).latent
+
+        expected = sampled(model)
+        assert error(expected, run_sampler(model, steps=2, cfg=3.0)) > CLOSE, "the second model makes no difference"
+        assert error(sampled(compiled(model, scope=scope)), expected) < CLOSE
 
     def test_dynamic_off_compiles_each_size(self, model: ModelPatcher) -> None:
         patched = compiled(model, dynamic="off")

@@ -112,6 +112,8 @@ class TestClassic:
     def test_blocks_that_stay_and_blocks_that_are_streamed_share_a_graph(self, model: ModelPatcher) -> None:
         strength = [1.02]
         forget()
+        for module in linears(model, "double_blocks.2", "single_blocks.5"):
+            module.comfy_cast_weights = type(module).comfy_cast_weights  # as core leaves a layer that now fits again
         stream_classic(model, lambda weight: weight * strength[0], "double_blocks.1", "single_blocks.2")
         expected = run_sampler(model, steps=2)
         assert error(expected, run_sampler(tiny_flux(), steps=2)) > CLOSE  # the function is heard

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from velocity_nodes.acceleration.blocks.block_stack import architecture_of
+from velocity_nodes.acceleration.blocks.block_stack import UnsupportedModelError, architecture_of
 from velocity_nodes.acceleration.caching.first_block_cache import FirstBlockCacheConfig, FirstBlockTechnique
 from velocity_nodes.acceleration.caching.forecast import History
 from velocity_nodes.acceleration.caching.technique import Call, Stream
 
 from .test_architectures import TAIL, fingerprint, flat, tiny  # noqa: F401 (tiny is a fixture)
-from .tiny_models import BUILDERS, UNET_BUILDERS, NotInThisComfyUI, TinyModel
+from .tiny_models import BUILDERS, UNET_BUILDERS, Draw, NotInThisComfyUI, TinyModel
 
 
 class Host:
@@ -119,3 +119,34 @@ def test_unets_skip_behind_their_first_block(name) -> None:
     host = host_of(model, residual_diff_threshold=1e30)
     warmed_up(host)
     assert host.technique.attempt(call_at(0.7), lambda: host.run(3)).skipped and host.output is None
+
+
+def test_a_model_that_fills_a_cache_on_its_way_is_probed_by_its_picture() -> None:
+    """Qwen-Image 2.1 calls each block for text and picture in the first step, and for the picture alone later."""
+    model = BUILDERS["Qwen-Image 2.1"]()
+    draw_all, prompt = model.inputs, model.inputs(Draw(0))["context"]
+    model.inputs = lambda draw: {**draw_all(draw), "context": prompt}
+    stock = flat(model.call(3))
+    model.diffusion_model.reset_prefix_cache(True)
+    host = host_of(model, residual_diff_threshold=1e-30)
+    assert blocks_run(model, lambda: warmed_up(host)) == 2 * 3 + 3
+    attempt = host.technique.attempt(call_at(0.7), lambda: host.run(3))
+    assert not attempt.skipped and 0.0 < attempt.metric < float("inf")
+    torch.testing.assert_close(attempt.outputs[0], stock)
+    model.diffusion_model.prefix_cache.clear()  # what is added to text is no forecast of the picture
+    host.technique.limit = 1e30
+    assert not host.technique.attempt(call_at(0.6), lambda: host.run(3)).skipped
+
+
+def test_a_model_that_calls_other_methods_of_its_blocks_is_an_error_that_names_it(monkeypatch) -> None:
+    """In the first whole forward; later ones may be answered by the cache of another pack, without a block."""
+    model = BUILDERS["Wan"]()
+    host = host_of(model, residual_diff_threshold=0.1)
+    forward = type(model.diffusion_model).forward
+    monkeypatch.setattr(type(model.diffusion_model), "forward", lambda self, x, *args, **kwargs: x)
+    with pytest.raises(UnsupportedModelError, match="WanModel ran without calling its blocks.*Velocity Forecast"):
+        host.technique.observe(call_at(0.9), lambda: host.run(1))
+    monkeypatch.setattr(type(model.diffusion_model), "forward", forward)
+    host.technique.observe(call_at(0.8), lambda: host.run(1))
+    monkeypatch.setattr(type(model.diffusion_model), "forward", lambda self, x, *args, **kwargs: x)
+    host.technique.observe(call_at(0.7), lambda: host.run(1))

@@ -147,7 +147,7 @@ def test_the_diffusion_model_of_a_full_checkpoint(tmp_path: Path, precision: str
 def test_what_tells_core_the_kind_of_model_goes_along(tmp_path: Path) -> None:
     more = {"v_pred": torch.tensor([]), "edm_vpred.sigma_max": torch.tensor(80.0), "vae.x": torch.zeros(2)}
     source = inspect(str(flux_layout(tmp_path, "model.diffusion_model.", **more)))
-    for weights in (quantized_weights(source, find("fp8 scaled"), "auto", CPU), stored_weights(source)[0]):
+    for weights in (quantized_weights(source, find("fp8 scaled"), "auto", CPU, CPU), stored_weights(source)[0]):
         assert weights["v_pred"].numel() == 0 and weights["edm_vpred.sigma_max"] == 80
         assert "vae.x" not in weights and "img_in.weight" in weights
 

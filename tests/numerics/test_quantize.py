@@ -8,6 +8,7 @@ from velocity_nodes.acceleration.precision.precisions import NAMES, Precision, c
 from velocity_nodes.acceleration.precision.quantize import (
     block_prefixes,
     choose,
+    largest,
     linear_layers,
     needed_to_recognise,
     quantize,
@@ -27,7 +28,7 @@ def weight(rows: int = 2080, columns: int = 256) -> torch.Tensor:
 
 def restored(precision: Precision, original: torch.Tensor) -> torch.Tensor:
     """The weight as core reads it back."""
-    entries = quantize("layer.weight", original, precision)
+    entries = quantize("layer.weight", original, largest("layer.weight", original), precision)
     layout = QUANT_ALGOS[precision.format]["comfy_tensor_layout"]
     cls, shape = get_layout_class(layout), tuple(original.shape)
     scale = entries["layer.weight_scale"]
@@ -58,7 +59,7 @@ def test_rows_at_a_time_are_the_whole_weight_at_once(name: str) -> None:
     }  # fmt: skip
     layout = QUANT_ALGOS[precision.format]["comfy_tensor_layout"]
     whole = QuantizedTensor.from_float(original.float(), layout, **options).state_dict("layer.weight")
-    ours = quantize("layer.weight", original, precision)
+    ours = quantize("layer.weight", original, largest("layer.weight", original), precision)
     assert all(torch.equal(ours[key].float(), tensor.float()) for key, tensor in whole.items())
 
 

@@ -75,7 +75,7 @@ class Branches:
         return self.add("KSampler", **links, **{"scheduler": "simple", **widgets})
 
 
-def run(client: ComfyServer, branches: Branches, timeout: float = 120) -> dict[str, torch.Tensor]:
+def run(client: ComfyServer, branches: Branches, timeout: float = 600) -> dict[str, torch.Tensor]:
     """Run the graph and return the latents that it saved, by name."""
     outputs = client.run(branches.graph, timeout).outputs
     missing = [name for name, node in branches.saved.items() if node not in outputs]
@@ -113,6 +113,6 @@ def jobs_done(endpoint: Endpoint) -> int:
 def metric(endpoint: Endpoint, name: str) -> int:
     """Return one of the endpoint's counters."""
     request = urllib.request.Request(endpoint.url + "/metrics", headers={"Authorization": f"Bearer {KEY}"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
     return int(float(found[1])) if found else 0

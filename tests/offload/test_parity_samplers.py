@@ -1,5 +1,6 @@
 """Every sampler of KSampler, here and on an endpoint of the same machine: the same bits. And docs/parity.md is true."""
 
+import itertools
 import re
 
 import comfy.samplers
@@ -33,16 +34,22 @@ ELSEWHERE = {"none": "close", "CPU": "close", "device": "another picture"}
 SCHEDULERS = ("simple", "normal", "karras", "beta")
 
 
+EACH_ONCE = tuple(zip(SAMPLERS, itertools.cycle(SCHEDULERS)))
+EVERY_PAIR = pytest.param(
+    tuple(itertools.product(SAMPLERS, SCHEDULERS)), marks=pytest.mark.soak("the gate has each of them with one other")
+)
+
+
+@pytest.mark.parametrize("pairs", [EACH_ONCE, EVERY_PAIR], ids=["each once", "every pair"])
 @pytest.mark.parametrize("cfg", [1.0, 7.0])
-def test_samplers_and_schedulers(client: ComfyServer, endpoint: Endpoint, cfg: float) -> None:
+def test_samplers_and_schedulers(client: ComfyServer, endpoint: Endpoint, cfg: float, pairs: tuple) -> None:
     def build(branches: Branches) -> None:
         model, positive, negative = branches.model(), branches.text(), branches.text(GREEN)
         latent = branches.empty()
-        for sampler in SAMPLERS:
-            for scheduler in SCHEDULERS:
-                widgets = {"cfg": cfg, "sampler_name": sampler, "scheduler": scheduler}
-                sampled = branches.ksampler(model, positive, negative, latent, **widgets)
-                branches.save(f"{sampler} {scheduler}", branches.offload(sampled))
+        for sampler, scheduler in pairs:
+            widgets = {"cfg": cfg, "sampler_name": sampler, "scheduler": scheduler}
+            sampled = branches.ksampler(model, positive, negative, latent, **widgets)
+            branches.save(f"{sampler} {scheduler}", branches.offload(sampled))
 
     check_parity(client, endpoint, build)
 

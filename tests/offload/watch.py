@@ -49,7 +49,7 @@ class Watch:
         """Queue a graph and return the prompt's id."""
         return self.client.post("/prompt", {"prompt": graph, "client_id": self.id})["prompt_id"]
 
-    def until(self, kind: str, contains: str = "", timeout: float = 60) -> Message:
+    def until(self, kind: str, contains: str = "", timeout: float = 120) -> Message:
         """Return the first message of that kind whose data have `contains` in them."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:

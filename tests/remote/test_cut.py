@@ -2,7 +2,6 @@
 
 import copy
 import json
-import time
 
 import pytest
 from velocity_nodes.remote.client.cut import CannotOffloadError, Cut, cut_graph
@@ -431,6 +430,4 @@ def test_conditioning_that_branches_and_joins_often_takes_no_time():
     for number in range(40):
         link = [f"c{number - 1}", 0] if number else ["pos", 0]
         graph[f"c{number}"] = node("ConditioningCombine", conditioning_1=link, conditioning_2=link)
-    start = time.monotonic()
-    assert cut(graph).links[0] == ["c39", 0]
-    assert time.monotonic() - start < 5
+    assert cut(graph).links[0] == ["c39", 0]  # each way through it by itself would take years

@@ -11,10 +11,11 @@ from velocity_nodes.acceleration.blocks.block_stack import (
     UnsupportedModelError,
     architecture_of,
     map_tensors,
+    stacks_of,
     visit_blocks,
 )
 
-from tests.numerics.tiny_models import BUILDERS, FLUX, FLUX_INPUTS, VIDEO, WAN, TinyModel
+from tests.numerics.tiny_models import BUILDERS, FLUX, FLUX_INPUTS, UNET_BUILDERS, VIDEO, WAN, TinyModel
 
 
 def run(call: BlockCall):
@@ -48,12 +49,28 @@ def test_a_class_that_must_not_be_cached_is_refused_with_the_reason_though_its_b
     assert issubclass(ar_model.CausalWanModel, comfy.ldm.wan.model.WanModel)
 
 
-def test_a_subclass_has_the_row_of_its_base():
-    class Mine(comfy.ldm.flux.model.Flux):
-        def __init__(self):
-            torch.nn.Module.__init__(self)
+def derived_from(model: torch.nn.Module) -> torch.nn.Module:
+    """The model as an instance of a class that another pack derived from core's."""
+    model.__class__ = type("Mine", (type(model),), {"__module__": "another_pack.models"})
+    return model
 
-    assert architecture_of(Mine()).name == "Flux"
+
+def test_what_derives_from_a_known_class_is_not_taken_for_it():
+    """Wan-Animate-2 calls other methods of its blocks than WanModel: nothing would be skipped, and nobody told."""
+    message = (
+        r"another_pack\.models\.Mine are not known.*derives from comfy\.ldm\.wan\.model\.WanModel.*Velocity Forecast"
+    )
+    with pytest.raises(UnsupportedModelError, match=message):
+        architecture_of(derived_from(BUILDERS["Wan"]().diffusion_model))
+    with pytest.raises(UnsupportedModelError, match=r"derives from .*UNetModel"):
+        stacks_of(derived_from(UNET_BUILDERS["SDXL"]().diffusion_model))
+
+
+def test_what_derives_from_an_exception_is_refused_with_its_reason():
+    pytest.importorskip("comfy.ldm.wan.ar_model", reason="an older ComfyUI has no causal Wan")
+    causal = TinyModel("comfy.ldm.wan.ar_model.CausalWanModel", WAN, VIDEO).diffusion_model
+    with pytest.raises(UnsupportedModelError, match=r"another_pack\.models\.Mine can't be skipped: .*keys and values"):
+        architecture_of(derived_from(causal))
 
 
 def test_a_model_without_the_list_that_the_table_names_says_so_and_stays_as_it_was():
@@ -207,6 +224,17 @@ def test_a_slot_passes_for_its_block():
         assert set(block.modules()) <= set(slot.modules())
         with pytest.raises(AttributeError):
             _ = slot.no_such_thing
+
+
+def test_core_finds_no_recording_of_a_block_in_its_slot():
+    """Core would replay it in place of the call; in a block of its own it keeps it."""
+    tiny, seen = BUILDERS["Flux"](), []
+    block = tiny.diffusion_model.double_blocks[0]
+    block._comfy_graph = block._v_block = {"graph": None}
+    with visit_blocks(tiny.diffusion_model, run), visit_blocks(tiny.diffusion_model, run):  # a slot of a slot
+        slot = tiny.diffusion_model.double_blocks[0]
+        seen += [getattr(slot, name, None) for name in ("_comfy_graph", "_v_block")]
+    assert seen == [None, None] and block._comfy_graph == {"graph": None}
 
 
 def test_map_tensors_keeps_the_nesting_and_lets_none_win():

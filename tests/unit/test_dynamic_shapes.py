@@ -62,11 +62,3 @@ def test_options_lose_what_changes_and_keep_the_rest() -> None:
     options = {"uuids": [1], "sigmas": torch.ones(1), "block": ("input", 3), "rope_options": {"scale_x": 2.0}}
     assert inputs(1, options=options).kwargs["transformer_options"] == {"rope_options": {"scale_x": 2.0}}
     assert set(options) == {"uuids", "sigmas", "block", "rope_options"}  # the model's own are untouched
-
-
-@pytest.mark.parametrize("name", ["patches", "patches_replace", "optimized_attention_override"])
-def test_code_of_other_nodes_sees_all_options(name: str) -> None:
-    options = {"uuids": [1], "block": ("input", 3), name: {"attn1": [print]}}
-    assert inputs(1, options=options).kwargs["transformer_options"] is options
-    options = {"uuids": [1], name: {}}
-    assert inputs(1, options=options).kwargs["transformer_options"] == {name: {}}

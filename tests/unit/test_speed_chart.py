@@ -169,7 +169,7 @@ def test_one_image_without_the_other_says_which():
 def test_the_text_says_the_totals():
     run = run_of("FFFFssFssF", 0.5, peak_memory=3 * 2**29, planned_steps=5, node="12")
     assert speed_text([run]).splitlines() == [
-        "10 calls: 6 full, 4 skipped. 3.0 s, 2.0 s saved (1.6x)",
+        "10 calls: 6 full, 4 skipped. 3.0 s, about 2.0 s saved (1.6x)",
         "Velocity Forecast, Flux, cpu, local, 5 steps planned, sampler #12, peak 1.5 GiB",
         "FFFFssFssF",
     ]

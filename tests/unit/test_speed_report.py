@@ -51,7 +51,7 @@ def test_a_clone_reports_and_previews_the_run(model, previews):
     output = report(model, reference=image, result=image)
     chart, text = output.result
     assert chart.shape[2:] == (1024, 3)
-    assert text.startswith("2 calls: 1 full, 1 skipped. 210 ms, 190 ms saved (1.9x)")
+    assert text.startswith("2 calls: 1 full, 1 skipped. 210 ms, about 190 ms saved (1.9x)")
     assert "identical" in text
     (preview,) = output.ui.as_dict()["images"]
     assert (previews / preview["filename"]).is_file()

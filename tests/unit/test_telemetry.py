@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from comfy_execution.utils import CurrentNodeContext
-from velocity_nodes.acceleration.report.telemetry import RunLog, RunRecord, StepRecord
+from velocity_nodes.acceleration.report.telemetry import RunLog, RunRecord, StepRecord, full_prices
 
 
 def run_of(*calls: tuple[float, bool], **fields) -> RunRecord:
@@ -16,7 +16,6 @@ def run_of(*calls: tuple[float, bool], **fields) -> RunRecord:
 def test_counts_and_saving():
     run = run_of((1.0, True), (1.2, True), (0.1, False), (0.2, False), (1.1, True))
     assert (run.full, run.skipped) == (3, 2)
-    assert run.median_full == 1.1
     assert run.seconds_saved == pytest.approx(2 * 1.1 - 0.3)
     assert run.speedup == pytest.approx((3.6 + 1.9) / 3.6)
 
@@ -32,6 +31,28 @@ def test_skipping_that_cost_more_counts_negative():
     assert run.speedup == pytest.approx(2.0 / 2.5)
 
 
+ONE, TWO = ((1.0, 0),), ((2.0, 0),)
+
+
+@pytest.mark.parametrize(
+    ("calls", "prices"),
+    [  # (seconds, full, evaluations)
+        ([(2.0, True, TWO), (0.0, False, TWO), (1.1, True, ONE), (0.0, False, ONE)], [2.0, 2.0, 1.1, 1.1]),
+        ([(2.0, True, TWO), (0.0, False, ONE), (0.0, False, ONE + TWO)], [2.0, 1.0, 3.0]),  # none like them
+        ([(1.0, True, ONE), (2.0, True, ((1.0, 1),)), (0.0, False, ((1.0, 1),))], [1.0, 2.0, 2.0]),  # a ControlNet
+    ],
+)
+def test_a_skipped_call_is_priced_by_full_calls_like_it(calls: list[tuple], prices: list[float]):
+    steps = [StepRecord(0, 1.0, seconds, full, evaluations=asked) for seconds, full, asked in calls]
+    assert full_prices(steps) == pytest.approx(prices)
+
+
+def test_of_full_calls_alike_the_nearest_count():
+    """What costs less from some step on without being counted, as a patch that ends."""
+    steps = [*run_of(*[(3.0, True)] * 4, (0.0, False)).steps, *run_of((0.0, False), *[(1.0, True)] * 4).steps]
+    assert full_prices(steps)[4:6] == [3.0, 1.0]
+
+
 @pytest.mark.parametrize("run", [run_of(), run_of((0.1, False)), run_of((0.0, True), (0.0, False))])
 def test_nothing_measured_saves_nothing(run):
     assert (run.seconds_saved, run.speedup) == (0.0, 1.0)
@@ -40,7 +61,7 @@ def test_nothing_measured_saves_nothing(run):
 def test_summary_says_totals_and_interruption():
     run = run_of((1.0, True), (0.25, False))
     line = run.summary()
-    assert line == "Velocity Forecast: 2 model calls, 1 full, 1 skipped, 0.75 s saved of 2.00 s"
+    assert line == "Velocity Forecast: 2 model calls, 1 full, 1 skipped, about 0.75 s saved of 2.00 s"
     run.completed = False
     assert run.summary() == line + " (interrupted)"
 

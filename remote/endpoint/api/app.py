@@ -4,11 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Depends, FastAPI
 
 from ..scheduling.intake import Intake
+from ..scheduling.scheduler import Scheduler
 from ..settings import Settings
 from ..store.blobs import BlobStore
 from ..store.events import EventLog
@@ -20,9 +20,6 @@ from .gate import Gate
 from .keys import Keys
 from .routes import Routes
 
-if TYPE_CHECKING:
-    from ..scheduling.scheduler import Scheduler
-
 log = logging.getLogger("velocity")
 EXPIRY_SECONDS = 60.0
 
@@ -33,7 +30,7 @@ def create_app(
     blobs: BlobStore,
     events: EventLog,
     keys: Keys,
-    scheduler: "Scheduler",
+    scheduler: Scheduler,
     metrics: Metrics,
 ) -> FastAPI:
     """Return the app. Its lifespan starts and stops the scheduler; `app.state.stop()` does the latter sooner,

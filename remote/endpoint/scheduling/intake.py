@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..admission.admission import admit, blob_places, check_nodes_and_models
 from ..admission.packed import check_header
@@ -16,9 +16,7 @@ from ..store.events import EventLog
 from ..store.job import CANCELLED, DONE, FAILED, QUEUED, RELEASED, RUNNING, UPLOADING, Job
 from ..store.journal import Journal
 from ..store.metrics import Metrics
-
-if TYPE_CHECKING:
-    from .scheduler import Scheduler
+from .scheduler import Scheduler
 
 log = logging.getLogger("velocity")
 UPLOAD_SECONDS = 3600.0  # a job whose blobs have not all come by then is cancelled
@@ -38,7 +36,7 @@ class Intake:
         journal: Journal,
         blobs: BlobStore,
         events: EventLog,
-        scheduler: "Scheduler",
+        scheduler: Scheduler,
         metrics: Metrics,
     ) -> None:
         self.settings, self.journal, self.blobs, self.events = settings, journal, blobs, events

@@ -2,44 +2,43 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
+from ..settings import Settings
+from ..store.job import Job
 from ..workers.run import Run
 from ..workers.worker_slot import WorkerSlot
-
-if TYPE_CHECKING:
-    from .scheduler import Scheduler
 
 HUNG_CANCEL_SECONDS = 120.0  # a cancelled run that does nothing for so long has hung
 REFRESH_SECONDS = 30.0  # between two looks at an idle worker's models, which also show that it is alive
 
+OnOverdue = Callable[[WorkerSlot, Run, Job, float], None]  # the last is the deadline, in seconds after the start
 
-async def watch(scheduler: "Scheduler") -> None:
-    """Look after all runs about every second, for ever."""
+
+async def watch(settings: Settings, slots: Sequence[WorkerSlot], on_overdue: OnOverdue) -> None:
+    """Look after the runs of all slots about every second, for ever."""
     refreshed = time.monotonic()
     while True:
-        await asyncio.sleep(min(1.0, scheduler.settings.stall_seconds / 4))
+        await asyncio.sleep(min(1.0, settings.stall_seconds / 4))
         now = time.monotonic()
-        for slot in scheduler.slots:
+        for slot in slots:
             for run in slot.runs[1:]:
                 run.progressed = now  # it waits behind the first
             for run in slot.runs[:1]:
-                _end_overdue_jobs(scheduler, slot, run, now)
-                _kill_if_hung(scheduler.settings.stall_seconds, slot, run, now)
+                for job, deadline in _overdue(settings.deadline_seconds, run, now):
+                    on_overdue(slot, run, job, deadline)
+                _kill_if_hung(settings.stall_seconds, slot, run, now)
         if now - refreshed > REFRESH_SECONDS:
             refreshed = now
-            for slot in scheduler.slots:
+            for slot in slots:
                 slot.refresh()
 
 
-def _end_overdue_jobs(scheduler: "Scheduler", slot: WorkerSlot, run: Run, now: float) -> None:
+def _overdue(usual: float, run: Run, now: float) -> Iterator[tuple[Job, float]]:
     for job in run.live:
-        deadline = job.manifest.get("deadline_seconds") or scheduler.settings.deadline_seconds
+        deadline = job.manifest.get("deadline_seconds") or usual
         if run.started is not None and now - run.started > deadline:
-            scheduler.drop(slot, run, job)
-            scheduler.endings.fail(
-                job, "deadline", f"it was not done {deadline:g} s after its start", "allow it more time"
-            )
+            yield job, deadline
 
 
 def _kill_if_hung(stall_seconds: float, slot: WorkerSlot, run: Run, now: float) -> None:

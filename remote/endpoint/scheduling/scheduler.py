@@ -63,7 +63,8 @@ class Scheduler:
         for number in range(self.settings.workers or len(devices)):
             worker = Worker(number, self.settings, devices[number % len(devices)])
             self.slots.append(WorkerSlot(worker, self))
-        for work in (self.endings.hashes.work(), watch(self), *(slot.live() for slot in self.slots)):
+        overdue = watch(self.settings, self.slots, self._on_overdue)
+        for work in (self.endings.hashes.work(), overdue, *(slot.live() for slot in self.slots)):
             self._spawn(work)
 
     async def stop(self) -> None:
@@ -93,7 +94,7 @@ class Scheduler:
         if job_id in self._runs:
             slot, run = self._runs[job_id]
             job = next(job for job in run.jobs if job.id == job_id)
-            self.drop(slot, run, job)
+            self._drop(slot, run, job)
         if job is not None:
             self.endings.end(job, CANCELLED, {})
             self._pump()
@@ -111,12 +112,6 @@ class Scheduler:
         running = sum(len(run.live) for run in runs if run.started is not None)
         queued = len(self._queue.jobs) + sum(len(run.live) for run in runs if run.started is None)
         return {"queued": queued, "running": running, "workers": [{"state": slot.state} for slot in self.slots]}
-
-    def drop(self, slot: WorkerSlot, run: Run, job: Job) -> None:
-        """Take a job from its run; a run without jobs is stopped."""
-        run.dropped.add(job.id)
-        if not run.live:
-            slot.cancel(run)
 
     # What the slots tell.
 
@@ -160,6 +155,16 @@ class Scheduler:
         """A worker can't be started."""
         log.error("worker %d is given up: %s", slot.worker.number, slot.reason)
         self._pump()
+
+    def _on_overdue(self, slot: WorkerSlot, run: Run, job: Job, deadline: float) -> None:
+        self._drop(slot, run, job)
+        self.endings.fail(job, "deadline", f"it was not done {deadline:g} s after its start", "allow it more time")
+
+    def _drop(self, slot: WorkerSlot, run: Run, job: Job) -> None:
+        """Take a job from its run; a run without jobs is stopped."""
+        run.dropped.add(job.id)
+        if not run.live:
+            slot.cancel(run)
 
     def _on_start(self, slot: WorkerSlot, run: Run) -> None:
         run.begin(cold=not set(_models(run.jobs[0])) <= set(slot.warm))
