@@ -75,7 +75,8 @@ def _save_as_stock(diffusion_model: torch.nn.Module, layers: Iterable[str]) -> N
     names = [f"{layer}.comfy_quant" for layer in layers]
 
     def rename(_: torch.nn.Module, state_dict: dict, prefix: str, __: dict) -> None:
-        state_dict.update((prefix + name, note) for name in names if prefix + name in state_dict)
+        # A tensor each: files don't take one under several names.
+        state_dict.update((prefix + name, note.clone()) for name in names if prefix + name in state_dict)
 
     diffusion_model.register_state_dict_post_hook(rename)
 
