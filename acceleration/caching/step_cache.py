@@ -110,8 +110,8 @@ class _Run:
     ) -> torch.Tensor:
         """Mark the begin of one call of the denoiser by the sampler, and note where its answer leads."""
         self.ordinal = 0
+        sigma = timestep.flatten()[0].item()  # waits for the step before, whose time the host's clock would miss
         self.clock.mark()
-        sigma = timestep.flatten()[0].item()
         if not self.technique.limit or sigma <= 0.0:
             return executor(x, timestep, *args, **kwargs)
         self.path.parts = part_sizes(x, (), self.shapes)
