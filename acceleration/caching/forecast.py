@@ -7,8 +7,8 @@ Wanner, Solving Ordinary Differential Equations I, II.4). When the next full cal
 what the skipped calls should have said: the difference, times their length, is how far the latent drifted (as in the
 corrector of a predictor-corrector method, ibid. III.1).
 
-Shapes: a velocity is (C, B, ...) for C conditionings and B samples, a guided velocity (B, ...)
-or, with unknown guidance, (C * B, ...). Norms are (P, B) for the P parts of a latent (`packed_latent.py`).
+Shapes: a velocity is (C, B, ...) for C conditionings and B samples, a guided velocity (G * B, ...) for G ways to mix
+them, which is one where the guider's is known. Norms are (P, B) for the P parts of a latent (`packed_latent.py`).
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class FlowFrame:
 
 @dataclass
 class _Node:
-    """One full call: its time, velocity (C, B, ...), guided velocity (B, ...) and the latter's norms (P, B)."""
+    """One full call: its time, velocity (C, B, ...), guided velocity (G * B, ...) and its norms (P, G * B)."""
 
     time: float
     velocity: torch.Tensor
@@ -78,17 +78,17 @@ class History:
         """Times of the calls that are kept, oldest first."""
         return [node.time for node in self._nodes]
 
-    def add(self, time: float, velocity: torch.Tensor, guidance: list[float] | None) -> None:
+    def add(self, time: float, velocity: torch.Tensor, mixtures: list[list[float]]) -> None:
         """Append a full call. A call at a time already seen replaces it, one further back in time starts anew.
 
-        `guidance` are the weights with which the sampler's guider adds up the C velocities (classifier-free guidance: s
-        and 1 - s); None where that is unknown: then each counts as a sample of its own, and the worst decides.
+        `mixtures` are sets of weights with which the guider may add up the C velocities (classifier-free guidance: s
+        and 1 - s). Each counts as a sample of its own, and the worst decides.
         """
         while self._nodes and self._nodes[-1].time <= time:
             back = self._nodes.pop()
             if back.time < time:
                 self._nodes.clear()
-        guided = velocity.flatten(0, 1) if guidance is None else weighted_sum(guidance, list(velocity))
+        guided = torch.cat([weighted_sum(weights, list(velocity)) for weights in mixtures])
         self._nodes.append(_Node(time, velocity, guided, norms(guided, self.parts)))
         del self._nodes[: -(self.order + 2)]
 

@@ -9,7 +9,6 @@ Invariants: a run's state lives in closures added to that run's own model option
 other clones are never touched; with limit 0 every call goes straight through.
 """
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.samplers import CFGGuider
 
 from ..report.step_clock import StepClock
 from ..report.telemetry import ATTACHMENT, RunLog, RunRecord, StepRecord
@@ -30,6 +30,7 @@ from .technique import Attempt, Call, Outputs, Stream, Technique
 KEY = "velocity_step_cache"
 RIVALS = {"easycache": "EasyCache", "lazycache": "LazyCache"}  # wrapper keys of core's own step caches
 CORRECTION = 0.6  # share of the drift that is given back: what a full step reveals of it is an estimate as well
+CFG_FUNCTIONS = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
 JUMP = 0.25  # a latent further than this (relative) from where the last call led is another trajectory
 
 
@@ -109,8 +110,8 @@ class _Run:
     ) -> torch.Tensor:
         """Mark the begin of one call of the denoiser by the sampler, and note where its answer leads."""
         self.ordinal = 0
+        sigma = timestep.flatten()[0].item()  # waits for the step before, whose time the host's clock would miss
         self.clock.mark()
-        sigma = timestep.flatten()[0].item()
         if not self.technique.limit or sigma <= 0.0:
             return executor(x, timestep, *args, **kwargs)
         self.path.parts = part_sizes(x, (), self.shapes)
@@ -230,7 +231,7 @@ class _Run:
         """Add a full call to the history; give back part of the drift that it reveals in the skipped calls before."""
         stream = call.stream
         velocity = self._velocities(call, conds, outputs)
-        stream.history.add(call.time, velocity, self._guidance(conds))
+        stream.history.add(call.time, velocity, self._mixtures(conds))
         if stream.skipped and self.path.follows and call.length and len(stream.history) > 1:
             # Near the image the model pulls a drifted latent back by itself, and its answer shows that pull as well.
             span = abs(sum(length for _, length in stream.skipped))
@@ -243,9 +244,9 @@ class _Run:
 
     def _remember(self, call: Call, conds: list, velocity: torch.Tensor) -> None:
         """Note where the sampler is and where this answer leads it."""
-        stream, guidance = call.stream, self._guidance(conds)
+        stream = call.stream
         stream.latent, stream.time = self.frame.position(call.x, call.sigma).clone(), call.time
-        stream.velocity = velocity[0] if guidance is None else weighted_sum(guidance, list(velocity))
+        stream.velocity = weighted_sum(self._mixtures(conds)[0], list(velocity))
 
     def _velocities(self, call: Call, conds: list, outputs: Outputs) -> torch.Tensor:
         """Denoised outputs -> velocities (C, B, ...) of the conditionings that are there."""
@@ -257,9 +258,16 @@ class _Run:
         present = iter(self.frame.denoised(call.x, velocity, call.sigma))
         return [torch.zeros_like(call.x) if cond is None else next(present) for cond in conds]
 
-    def _guidance(self, conds: list) -> list[float] | None:
-        """Weights with which the guider adds up the conditionings, where that is plain CFG."""
-        scale = getattr(self.guider, "cfg", None)
-        if len(conds) != 2 or None in conds or not isinstance(scale, int | float) or math.isclose(scale, 0.0):
-            return None
-        return [float(scale), 1.0 - float(scale)]
+    def _mixtures(self, conds: list) -> list[list[float]]:
+        """Return the weights with which the guider may add up the conditionings that are there, likeliest first.
+
+        Core's guider mixes by its scale; functions of other nodes may change the result, so that either conditioning
+        by itself counts as well. What a guider of another kind does with its scale is unknown: each counts.
+        """
+        count = sum(cond is not None for cond in conds)
+        each = [[float(i == j) for j in range(count)] for i in range(count)]
+        mixes = getattr(self.guider.predict_noise, "__func__", None) is CFGGuider.predict_noise
+        if not mixes or len(conds) != 2 or count != 2:
+            return each
+        plain = [float(self.guider.cfg), 1.0 - float(self.guider.cfg)]
+        return [plain, *each] if any(map(self.guider.model_options.get, CFG_FUNCTIONS)) else [plain]

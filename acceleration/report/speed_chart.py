@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_RUNS = 3
+WHOLE = 3  # runs that are drawn with their calls; of those before there is the headline
 # Design pixels: margins, then the heights of a run's parts.
 LEFT, RIGHT = 76, 28
-HEADER, BARS, METRIC, TITLE, FOOT = 82, 168, 96, 34, 46
+HEADER, BARS, METRIC, TITLE, FOOT, LINE_HEIGHT = 82, 168, 96, 34, 46, 30
 
 
 def draw_speed_chart(
@@ -49,8 +49,9 @@ def draw_speed_chart(
     result: torch.Tensor | None = None,
     width: int = WIDTH,
 ) -> torch.Tensor:
-    """Return the chart of the last three of `runs`, newest last, as a ComfyUI image (1, H, `width`, 3), floats 0..1.
+    """Return the chart of `runs`, newest last, as a ComfyUI image (1, H, `width`, 3), floats 0..1.
 
+    The last three are drawn with their calls, of each before there is one line.
     `reference` and `result` are images (B, H, W, C) of one shape, shown with their difference; their `quality` is
     measured where it is not given. Raises `ValueError` without runs, for one image without the other, or for shapes
     that differ.
@@ -60,13 +61,17 @@ def draw_speed_chart(
 
     require_runs(runs)
     quality = measure(reference, result) if quality is None else quality
-    shown = list(runs)[-MOST_RUNS:]
+    before, shown = list(runs)[:-WHOLE], list(runs)[-WHOLE:]
+    listed = 18 + LINE_HEIGHT * len(before) + 14 if before else 0
     pictures = 26 + picture_size(reference)[1] + 18 if reference is not None else 0
-    height = math.ceil(sum(_height(run) for run in shown) + (52 if quality else 0) + pictures)
+    height = math.ceil(listed + sum(_height(run) for run in shown) + (52 if quality else 0) + pictures)
     # 128 dots an inch is a power of two: lengths in inches come out as whole pixels.
     figure = Figure(figsize=(WIDTH / 128, height / 128), dpi=128 * width / WIDTH, facecolor=GROUND)
     canvas = FigureCanvasAgg(figure)
-    top = 0.0
+    for place, run in enumerate(before):
+        words = f"{place + 1}.  {headline(run)}" + (f"  \u00b7  sampler #{run.node}" if run.node else "")
+        text(figure, 28, 18 + LINE_HEIGHT * (place + 0.5), words, 13, MUTED)
+    top = float(listed)
     for run in shown:
         _draw_run(figure, run, top)
         top += _height(run)

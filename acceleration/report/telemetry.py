@@ -117,7 +117,7 @@ class RunRecord:
 class RunLog:
     """The last few runs of one MODEL, oldest first; bounded, so a long session does not grow."""
 
-    def __init__(self, keep: int = 32) -> None:
+    def __init__(self, keep: int = 64) -> None:
         self._runs: deque[RunRecord] = deque(maxlen=keep)
 
     def add(self, run: RunRecord) -> None:
@@ -125,9 +125,10 @@ class RunLog:
         self._runs.append(run)
         LOG.info(run.summary())
 
-    def latest(self, most: int = 3) -> list[RunRecord]:
-        """Return up to `most` runs of the newest queued prompt, oldest first (one for each sampler that ran in it)."""
-        return [run for run in self._runs if run.prompt == self._runs[-1].prompt][-most:]
+    def latest(self) -> list[RunRecord]:
+        """Return the runs of the newest queued prompt, oldest first (each sampler's in it); without a server three."""
+        runs = [run for run in self._runs if run.prompt == self._runs[-1].prompt]
+        return runs if runs and runs[-1].prompt else runs[-3:]
 
     def __iter__(self) -> Iterator[RunRecord]:
         return iter(self._runs)

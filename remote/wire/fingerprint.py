@@ -1,5 +1,6 @@
 """What makes two ComfyUIs compute the same bits: versions, device, attention, and the flags that choose a dtype."""
 
+import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ DTYPE_FLAGS = (
     "force_channels_last",
     "deterministic",
 )
+# Bring kernels of their own, which ComfyUI chooses by layer and device; None in a fingerprint where not installed.
+KERNELS = ("comfy-kitchen", "comfy-aimdo", "triton", "sageattention", "flash-attn", "xformers")
 
 
 def fingerprint() -> dict[str, Any]:
@@ -36,6 +39,7 @@ def fingerprint() -> dict[str, Any]:
         "torch": torch.__version__,
         "device": name,
         "attention": comfy.ldm.modules.attention.optimized_attention.__name__,
+        **{package: version(package) for package in KERNELS},
         "dtypes": [*flags, *sorted(f"fast {feature}" for feature in map(str, getattr(args, "fast", None) or ()))],
     }
 
@@ -56,8 +60,17 @@ def fidelity(
         places = {name: "here" if not our_models.get(name) else "there" for name in unknown}
         missing = ", ".join(f"{name} has no hash {place} (yet)" for name, place in places.items())
         return "unverified", missing
-    different = [f"{key} {theirs.get(key)} (here {ours.get(key)})" for key in ours if ours[key] != theirs.get(key)]
+    keys = [*ours, *(key for key in theirs if key not in ours)]  # a peer of another version may know fewer or more
+    different = [f"{key} {theirs.get(key)} (here {ours.get(key)})" for key in keys if ours.get(key) != theirs.get(key)]
     return ("close", ", ".join(different)) if different else ("exact", "same weights, versions, device and attention")
+
+
+def version(package: str) -> str | None:
+    """Return the version of an installed package, None where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def processor() -> str:

@@ -31,10 +31,12 @@ def test_it_listens_on_the_loopback_interface_only(comfyui):
 
 def test_the_operators_cache_and_device_win(comfyui):
     assert "--cache-lru" in command(comfyui)
-    assert "--cache-lru" not in command(comfyui, "--cache-none")
+    for own in ("--cache-none", "--cache-ram=4", "--cache-classic", "--high-ram"):  # core takes one of them
+        assert "--cache-lru" not in command(comfyui, own)
     assert command(comfyui, "--cpu").count("--cpu") == 1
     assert "--cpu" not in command(comfyui, gpu="0")
-    assert "--cpu" not in command(comfyui, "--directml")
+    for other in ("--directml", "--oneapi-device-selector=level_zero:0"):
+        assert "--cpu" not in command(comfyui, other)
 
 
 def test_without_the_pack_a_shim_loads_this_one(comfyui):

@@ -7,8 +7,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_perpneg import Guider_PerpNeg, PerpNeg
 
-from .sampling import NEGATIVE, PROMPT, prompt, psnr, sample, sample_guided, stock, tiny_flux
-from .techniques import Technique, both_nodes, each
+from .sampling import NEGATIVE, PROMPT, last_record, prompt, psnr, sample, sample_guided, stock, tiny_flux
+from .techniques import FORECAST, Technique, both_nodes, each
 
 GREEN = "a large green square at the right on a yellow background"
 FLOOR = 30.0
@@ -92,3 +92,38 @@ def test_a_higher_guidance_scale_is_not_skipped_more(technique: Technique) -> No
     """Guidance multiplies the error of both halves: what counts is the guided output."""
     passes = [len(sample(technique.apply(tiny_flux()), cfg=cfg).passes) for cfg in (1.0, 3.0, 6.0)]
     assert passes[0] < passes[1] <= passes[2]
+
+
+class Halfway(comfy.samplers.CFGGuider):
+    """A guider of another pack: it has a `cfg`, and mixes by a rule of its own."""
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None) -> torch.Tensor:
+        """Return the mean of both predictions."""
+        conds = [self.conds["negative"], self.conds["positive"]]
+        return sum(comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)) / 2
+
+
+@both_nodes
+def test_a_guider_that_mixes_by_its_own_rule(technique: Technique) -> None:
+    """Its scale tells nothing: each conditioning counts by itself."""
+    results = []
+    for scale in (1.0, 30.0):
+        guider = Halfway(technique.apply(tiny_flux()))
+        guider.set_conds(prompt(PROMPT), prompt(NEGATIVE))
+        guider.set_cfg(scale)
+        results.append(sample_guided(guider))
+    assert torch.equal(results[0].latent, results[1].latent)
+    assert len(results[0].passes) < 20
+
+
+def test_a_cfg_function_may_use_either_prediction() -> None:
+    """This one does as core does, which can't be known: at scale 1 the negative's error counts nevertheless."""
+    metrics = []
+    for hooked in (False, True):
+        model = FORECAST.apply(tiny_flux())
+        model.model_options["disable_cfg1_optimization"] = True
+        if hooked:
+            model.set_model_sampler_cfg_function(lambda args: args["cond"], disable_cfg1_optimization=True)
+        sample(model, prompt(PROMPT), prompt(GREEN), cfg=1.0)
+        metrics.append(next(step.metric for step in last_record(model).steps if step.metric is not None))
+    assert metrics[1] > 1.01 * metrics[0]

@@ -115,7 +115,7 @@ def test_what_changes_in_a_small_part_shows_in_what_guidance_amplifies() -> None
     for time, sound in ((0.9, 1.0), (0.8, 2.0)):
         velocity = torch.cat([torch.full((1, 1, 1, 1000), 1.0 - time / 100), torch.full((1, 1, 1, 10), sound)], dim=-1)
         for history in (one, parts):
-            history.add(time, velocity, None)
+            history.add(time, velocity, [[1.0]])
     assert one.amplification(0.7) == 1.0
     assert parts.amplification(0.7) == pytest.approx(5, rel=0.1)
 
@@ -123,7 +123,7 @@ def test_what_changes_in_a_small_part_shows_in_what_guidance_amplifies() -> None
 def test_a_part_of_zeros_is_never_wrong() -> None:
     history = History(1, (4, 2))
     for time in (0.9, 0.8, 0.7):
-        history.add(time, torch.tensor([1.0, 1.0, time, time, 0.0, 0.0]).view(1, 1, 1, 6), [1.0])
+        history.add(time, torch.tensor([1.0, 1.0, time, time, 0.0, 0.0]).view(1, 1, 1, 6), [[1.0]])
     assert history.error(0.6)[1].item() == 0.0 < history.error(0.6)[0].item() < 1e-3
 
 

@@ -46,7 +46,7 @@ def host_of(model: TinyModel, **settings) -> Host:
 def call_at(time: float) -> Call:
     history = History(1)
     for earlier in (0.95, 0.9):
-        history.add(earlier, torch.full((1, 1, 4), earlier), None)
+        history.add(earlier, torch.full((1, 1, 4), earlier), [[1.0]])
     return Call(torch.zeros(1, 4), time, time, -0.1, 1.0, 0, 0, Stream(history))
 
 

@@ -97,12 +97,22 @@ def test_any_duration_draws(seconds):
     assert bars(draw_speed_chart([run_of("FFF", seconds)]), FULL) == 3
 
 
-def test_several_runs_are_stacked_newest_three_last():
+def test_several_runs_are_stacked_newest_last():
     one = draw_speed_chart([run_of("F")])
-    many = draw_speed_chart([run_of("FFFFFFF"), run_of("F"), run_of("FF"), run_of("FFs")])
+    many = draw_speed_chart([run_of("FFFFFFF"), run_of("F"), run_of("FF")])
     height = one.shape[1]
     assert many.shape[1] == pytest.approx(3 * height, abs=2)
-    assert [bars(many, FULL, BASELINE + index * height) for index in range(3)] == [1, 2, 2]
+    assert [bars(many, FULL, BASELINE + index * height) for index in range(3)] == [7, 1, 2]
+
+
+def test_of_many_runs_the_last_three_are_whole_and_the_others_a_line():
+    whole = draw_speed_chart([run_of("F")] * 3)
+    many = draw_speed_chart([run_of("FFFFFFF")] * 5 + [run_of("F")] * 3)
+    added = many.shape[1] - whole.shape[1]
+    assert torch.equal(many[:, added + 10 :], whole[:, 10:])
+    lines = (many[0, :added].mean(-1) > 0.4).any(1).int()
+    assert (lines.diff(prepend=torch.zeros(1, dtype=torch.int)) == 1).sum() >= 5
+    assert added < 200 and not is_colour(many[:, :added], FULL).any()
 
 
 def test_an_interrupted_run_leaves_its_missing_calls_empty():

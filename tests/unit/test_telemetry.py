@@ -79,10 +79,11 @@ def test_the_log_is_bounded_in_order_and_logs_a_line(caplog):
 def test_latest_keeps_to_the_newest_queued_prompt():
     log = RunLog()
     assert log.latest() == []
-    for prompt, node in [("old", "3"), ("new", "3"), ("new", "7")]:
+    nodes = [str(node) for node in range(5)]
+    for prompt, node in [("old", "3"), *(("new", node) for node in nodes)]:
         with CurrentNodeContext(prompt, node):
             log.add(run_of((1.0, True)))
-    assert [(run.prompt, run.node) for run in log.latest()] == [("new", "3"), ("new", "7")]
+    assert [(run.prompt, run.node) for run in log.latest()] == [("new", node) for node in nodes]
 
 
 def test_latest_outside_a_server_returns_the_last_few():

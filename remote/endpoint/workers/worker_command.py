@@ -12,6 +12,7 @@ from ..settings import Settings
 PACK = Path(__file__).resolve().parents[3]
 SHIM = "velocity_endpoint"
 WHITELIST = "--whitelist-custom-nodes"
+CACHES = ("--cache", "--high-ram")  # beginnings of ComfyUI's options for its cache; it takes one of them only
 # ComfyUI would stop at start without a GPU that its torch was built for; these say that there is another kind.
 OTHER_DEVICES = ("--cpu", "--directml", "--oneapi-device-selector")
 _SHIM_TEXT = '''"""Loads ComfyUI-Velocity from where `velocity serve` runs. Written by it at each start."""
@@ -44,7 +45,7 @@ def worker_command(settings: Settings, port: int, gpu: str | None) -> list[str]:
     arguments = list(settings.comfyui_arguments)
     own = [settings.python, "main.py", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
     own += ["--preview-method", "latent2rgb", "--database-url", "sqlite:///:memory:"]
-    if not any(argument.startswith("--cache") for argument in arguments):
+    if not any(argument.startswith(CACHES) for argument in arguments):
         own += ["--cache-lru", "64"]  # keeps conditioning and models from job to job
     if gpu is None and not _has_other_device(arguments):
         own.append("--cpu")
@@ -68,7 +69,11 @@ def worker_environment(settings: Settings, gpu: str | None) -> dict[str, str]:
 
 
 def _has_other_device(arguments: list[str]) -> bool:
-    return sys.platform == "darwin" or Path("/dev/kfd").exists() or any(name in arguments for name in OTHER_DEVICES)
+    return (
+        sys.platform == "darwin"
+        or Path("/dev/kfd").exists()
+        or any(argument.split("=")[0] in OTHER_DEVICES for argument in arguments)
+    )
 
 
 def _installed_pack(comfyui: Path, arguments: list[str]) -> Path | None:
