@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from .unsaved import check_savable
+
 SUFFIX = ".safetensors"
 FORBIDDEN = '<>:"|?*'  # in file names on Windows; a file may be shared
 
@@ -19,8 +21,8 @@ FORBIDDEN = '<>:"|?*'  # in file names on Windows; a file may be shared
 def save_quantized(model: ModelPatcher, folder: str, filename: str, overwrite: bool = False) -> Path:
     """Save `model` as `filename` (with subfolders) below `folder` and return the path.
 
-    Raises ValueError for a model that is not quantised or a name that leads out of the folder, FileExistsError where
-    there is such a file and `overwrite` is off, OSError when the disk is full or the folder can't be written.
+    Raises ValueError for a model that is not quantised or with more on it than a file of weights can hold (`unsaved.py`)
+    and for a name that leads out of the folder, FileExistsError where there is such a file and `overwrite` is off, OSError when the disk is full or the folder can't be written.
     """
     import comfy.model_management as management
     import comfy.sd
@@ -29,6 +31,8 @@ def save_quantized(model: ModelPatcher, folder: str, filename: str, overwrite: b
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; choose another filename, or switch overwrite on")
     metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": _layers(model)})}
+    management.load_models_gpu([model])
+    check_savable(model)
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
