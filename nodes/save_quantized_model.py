@@ -23,8 +23,11 @@ class VelocitySaveQuantizedModel(io.ComfyNode):
             search_aliases=["export model", "save fp8", "convert checkpoint", "fp8", "nvfp4"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="A quantised model, from Load Diffusion Model+ and LoRAs behind it; "
-                    "what acts only during the sampling belongs behind the loader of the file."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A quantised model, from Load Diffusion Model+ and LoRAs behind it; "
+                    "what acts only during the sampling belongs behind the loader of the file.",
+                ),
                 io.String.Input(
                     "filename",
                     default="diffusion_models/velocity_quantized",

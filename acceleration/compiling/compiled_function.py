@@ -60,7 +60,10 @@ class CompiledFunction:
         missed: list[str] = []
         run = self.compiled if self.graphs() < self.limit else self.as_known
         try:
-            with opaque_products(call.block), contextlib.nullcontext() if self.plain else strengths_as_tensors(call.block):
+            with (
+                opaque_products(call.block),
+                contextlib.nullcontext() if self.plain else strengths_as_tensors(call.block),
+            ):
                 output = run(call.block, args, kwargs, self.stream, self.batch_dim, missed)
         except COMPILE_ERRORS as error:
             if self.whole:

@@ -21,8 +21,9 @@ FORBIDDEN = '<>:"|?*'  # in file names on Windows; a file may be shared
 def save_quantized(model: ModelPatcher, folder: str, filename: str, overwrite: bool = False) -> Path:
     """Save `model` as `filename` (with subfolders) below `folder` and return the path.
 
-    Raises ValueError for a model that is not quantised or with more on it than a file of weights can hold (`unsaved.py`)
-    and for a name that leads out of the folder, FileExistsError where there is such a file and `overwrite` is off, OSError when the disk is full or the folder can't be written.
+    Raises ValueError for a model that is not quantised, one with more on it than a file of weights holds (`unsaved.py`)
+    and a name that leads out of the folder, FileExistsError where there is such a file and `overwrite` is off, OSError
+    when the disk is full or the folder can't be written.
     """
     import comfy.model_management as management
     import comfy.sd
