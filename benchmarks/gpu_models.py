@@ -16,7 +16,7 @@ import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
 from velocity_nodes.acceleration.precision import precisions
-from velocity_nodes.acceleration.precision.quantize import choose, linear_layers, quantize
+from velocity_nodes.acceleration.precision.quantize import choose, largest, linear_layers, quantize
 from velocity_nodes.acceleration.precision.rowwise_fp8 import use_rowwise_activations
 from velocity_nodes.acceleration.precision.weight_stream import multiply_in_full
 
@@ -130,7 +130,9 @@ def host_weights(work: Workload, quantised: bool) -> Weights:
     result: Weights = {}
     for name, tensor in random_weights(work):
         fits = all(side % precision.multiple == 0 for side in tensor.shape)
-        small = quantize(name, tensor, precision) if layers.get(name) in chosen and fits else {name: tensor}
+        small = {name: tensor}
+        if layers.get(name) in chosen and fits:
+            small = quantize(name, tensor, largest(name, tensor), precision)
         result.update((key, value.cpu()) for key, value in small.items())
     return result
 
