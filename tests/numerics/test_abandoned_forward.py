@@ -11,7 +11,6 @@ from comfy.cli_args import args
 from velocity_nodes.acceleration.blocks.allocation_graph import without_allocation_graph
 from velocity_nodes.acceleration.blocks.block_stack import UnsupportedModelError, visit_blocks
 from velocity_nodes.acceleration.compiling.compile import CompileConfig, _CompiledRun
-from velocity_nodes.acceleration.compiling.compiled_blocks import CompiledBlocks
 
 from .prefetch_stand_in import ModelPrefetch, install, open_graphs
 from .sampling import sample, stock, tiny_flux
@@ -204,6 +203,6 @@ def test_no_graph_is_open_in_a_run_that_is_compiled(monkeypatch: pytest.MonkeyPa
         seen.append(args.disable_comfy_compiler)
 
     executor.class_obj = SimpleNamespace(model_options=options)
-    run = _CompiledRun(CompiledBlocks(backend="eager", dynamic=None, fullgraph=False), CompileConfig(), (), None)
+    run = _CompiledRun(CompileConfig(), {"backend": "eager", "dynamic": None, "fullgraph": False})
     run.outer_sample(executor)
     assert seen == [True] and args.disable_comfy_compiler is False
