@@ -25,8 +25,8 @@ class VelocitySaveQuantizedModel(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A quantised model, from Load Diffusion Model+ and LoRAs behind it; "
-                    "what acts only during the sampling belongs behind the loader of the file.",
+                    tooltip="A quantised model, from Load Diffusion Model+ and LoRAs behind it. A bypass LoRA or a "
+                    "LoRA hook can't be in a file and is refused.",
                 ),
                 io.String.Input(
                     "filename",

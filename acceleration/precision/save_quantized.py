@@ -21,7 +21,7 @@ FORBIDDEN = '<>:"|?*'  # in file names on Windows; a file may be shared
 def save_quantized(model: ModelPatcher, folder: str, filename: str, overwrite: bool = False) -> Path:
     """Save `model` as `filename` (with subfolders) below `folder` and return the path.
 
-    Raises ValueError for a model that is not quantised, one with more on it than a file of weights holds (`unsaved.py`)
+    Raises ValueError for a model that is not quantised, one with weights on it that are in no file (`unsaved.py`)
     and a name that leads out of the folder, FileExistsError where there is such a file and `overwrite` is off, OSError
     when the disk is full or the folder can't be written.
     """
@@ -32,7 +32,6 @@ def save_quantized(model: ModelPatcher, folder: str, filename: str, overwrite: b
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; choose another filename, or switch overwrite on")
     metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": _layers(model)})}
-    management.load_models_gpu([model])
     check_savable(model)
     part = target.with_name(f"{target.name}.part")
     try:

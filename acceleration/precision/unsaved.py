@@ -1,56 +1,48 @@
-"""What acts on a model only while it samples, so that a file of its weights can't hold it.
+"""What a graph put on a model and a file of its weights can't hold.
 
-Patches of weights, LoRAs for example, are merged when a model is saved. The rest that a graph puts on a model would be
-missing in the file without a word: that is an error. What only makes a model faster, and the settings of its noise
-schedule, which belong to the sampling, may stay.
+Patches of weights, ordinary LoRAs for example, are merged when a model is saved. Weights that act only while the model
+samples would be missing in the file without a word: that is an error. Other changes of what the model computes belong
+to a workflow and not to a file, and the log names them.
 """
 
+import logging
 from collections.abc import Iterator
 
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 
-FASTER = ("velocity_", "torch.compile", "easycache", "lazycache")  # beginnings of the keys of wrappers
-SETTINGS = {"model_sampling", "latent_format", "manual_cast_dtype"}  # object patches
-OPTIONS = (
-    "model_function_wrapper", "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
-    "sampler_calc_cond_batch_function", "denoise_mask_function", "context_handler",
-)  # fmt: skip
+log = logging.getLogger("velocity")
+
+FASTER = ("velocity_", "torch.compile", "easycache")  # beginnings of the keys of wrappers that change no output
 
 
 def check_savable(model: ModelPatcher) -> None:
-    """Raise ValueError when the model's weights, patches merged, are not all that makes its output, naming the rest.
-
-    The model is loaded, so that nothing that another graph put on it is still there.
-    """
-    found = sorted(set(_injected(model)) | set(_options(model)) | set(_forwards(model)))
-    if found:
+    """Raise ValueError when there are weights on the model that its state dict will not hold, naming them."""
+    weights = [f"injection {key}" for key, injections in model.injections.items() if injections]
+    weights += [f"adapter of {key}" for key in model.weight_wrapper_patches]
+    weights += ["LoRA hooks"] if model.hook_patches else []
+    if weights:
         raise ValueError(
-            f"a file holds the weights of this {type(model.model.diffusion_model).__name__}, and not what acts on it "
-            f"while it samples ({', '.join(found)}): connect Save Quantized Model before the nodes that add it, or "
-            "take Load LoRA, which is merged, in place of a bypass LoRA or a LoRA hook"
+            f"the file would lack what acts on this model only while it samples ({', '.join(weights)}): in place of a "
+            "bypass LoRA or a LoRA hook take Load LoRA, which is merged, or connect Save Quantized Model before it"
+        )
+    others = list(dict.fromkeys(_beside_the_weights(model)))
+    if others:
+        log.warning(
+            "Save Quantized Model: the file holds the weights, and not %s: add those nodes behind its loader",
+            ", ".join(others),
         )
 
 
-def _injected(model: ModelPatcher) -> Iterator[str]:
-    yield from (f"injection {key}" for key, injections in model.injections.items() if injections)
-    yield from (f"hook {hook.hook_id or 'of weights'}" for hook in model.hook_patches)
-    yield from (f"weight wrapper {key}" for key in model.weight_wrapper_patches)
-    yield from (f"object patch {name}" for name in model.object_patches if name not in SETTINGS)
-
-
-def _options(model: ModelPatcher) -> Iterator[str]:
-    options, transformer = model.model_options, model.model_options["transformer_options"]
-    yield from (f"option {name}" for name in OPTIONS if options.get(name))
-    yield from (f"patch {name}" for kind in ("patches", "patches_replace") for name in transformer.get(kind, ()))
-    if "rope_options" in transformer:
-        yield "option rope_options"
-    for wrappers in (model.wrappers, transformer.get("wrappers", {})):
-        keys = (key for kind in wrappers.values() for key, functions in kind.items() if functions)
-        yield from (f"wrapper {key}" for key in keys if not str(key).startswith(FASTER))
-
-
-def _forwards(model: ModelPatcher) -> Iterator[str]:
-    """Methods that another pack replaced on the modules themselves."""
-    for name, module in model.model.named_modules():
-        if "forward" in vars(module):
-            yield f"another forward of {name}"
+def _beside_the_weights(model: ModelPatcher) -> Iterator[str]:
+    """Yield names of what changes the model's output; the settings of guidance and noise schedule are no part of it."""
+    options = model.model_options["transformer_options"]
+    yield from (f"the object {name}" for name in model.object_patches if name.startswith("diffusion_model."))
+    for kind in ("patches", "patches_replace"):
+        yield from (f"the patch {name}" for name, found in options.get(kind, {}).items() if found)
+    if "model_function_wrapper" in model.model_options:
+        yield "the function around the model"
+    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
+        for wrappers in (model.wrappers, options.get("wrappers", {})):
+            keys = (str(key) for key, functions in wrappers.get(kind, {}).items() if functions)
+            yield from (f"the wrapper {key}" for key in keys if not key.startswith(FASTER))

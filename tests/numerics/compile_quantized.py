@@ -1,4 +1,4 @@
-"""Run by test_compile.py: formats that a card multiplies itself. Core is told that this device does, and emulates it."""
+"""Run by test_compile.py: formats that a card multiplies itself. Core is told that this device does, and emulates."""
 
 import logging
 from collections.abc import Callable

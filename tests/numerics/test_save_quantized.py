@@ -6,19 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import comfy.hooks
 import comfy.model_management
 import comfy.sd
 import folder_paths
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_easycache import EasyCacheNode
+from comfy_extras.nodes_nag import NAGuidance
 from safetensors import safe_open
+from velocity_nodes.acceleration.compiling.compile import CompileConfig, apply_compile
 from velocity_nodes.acceleration.precision.save_quantized import save_quantized
 from velocity_nodes.nodes.load_diffusion_model import VelocityLoadDiffusionModel
 from velocity_nodes.nodes.save_quantized_model import VelocitySaveQuantizedModel
 
 from .quantized import QUANTIZING, call, error, flux_layout, load, quantized_layers, same_weights
 from .sampling import prompt, run_sampler
+from .techniques import FIRST_BLOCK
 
 NAME = "diffusion_models/tiny fp8"
 
@@ -55,13 +60,18 @@ def here(model: ModelPatcher) -> torch.Tensor:
     return run_sampler(model, prompt("a large red circle"), prompt(""), steps=4)
 
 
+def lora() -> dict[str, torch.Tensor]:
+    generator, name = torch.Generator().manual_seed(1), "diffusion_model.single_blocks.0.linear1"
+    down, up = torch.randn(4, 128, generator=generator), torch.randn(896, 4, generator=generator) * 0.1
+    return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+
+
 def with_lora(model: ModelPatcher) -> ModelPatcher:
-    generator = torch.Generator().manual_seed(1)
-    lora = {
-        "diffusion_model.single_blocks.0.linear1.lora_A.weight": torch.randn(4, 128, generator=generator),
-        "diffusion_model.single_blocks.0.linear1.lora_B.weight": torch.randn(896, 4, generator=generator) * 0.1,
-    }
-    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
+    return comfy.sd.load_lora_for_models(model, None, lora(), 1.0, 0)[0]
+
+
+def with_bypass_lora(model: ModelPatcher) -> ModelPatcher:
+    return comfy.sd.load_bypass_lora_for_models(model, None, lora(), 1.0, 0)[0]
 
 
 def test_a_stock_process_paints_the_same(tmp_path: Path) -> None:
@@ -86,6 +96,38 @@ def test_a_lora_is_merged(tmp_path: Path) -> None:
     expected, changed = call_merged(patched), call(plain)
     off = (call(saved) - expected).norm()
     assert (changed - expected).norm() > 10 * off  # rounded to fp8 once more, so not bit for bit
+
+
+@pytest.mark.parametrize("precision", QUANTIZING)
+def test_a_bypass_lora_is_refused_by_name(precision: str, tmp_path: Path) -> None:
+    """It acts while the model samples, so the file would silently lack it."""
+    model = load(precision=precision)
+    for patched in (with_bypass_lora(model), apply_compile(with_bypass_lora(model), CompileConfig(backend="eager"))):
+        with pytest.raises(ValueError, match="injection bypass_lora.*take Load LoRA"):
+            save_quantized(patched, str(tmp_path), NAME)
+    assert not list(tmp_path.rglob("*.*"))
+    assert save_quantized(model, str(tmp_path), NAME).is_file()
+
+
+def test_weights_that_only_hooks_and_adapters_have_are_refused(tmp_path: Path) -> None:
+    model = load()
+    key = "diffusion_model.single_blocks.0.linear1.weight"
+    hooked, adapted = model.clone(), model.clone()
+    hooked.add_hook_patches(comfy.hooks.WeightHook(), {key: ("diff", (torch.ones(896, 128),))})
+    adapted.add_weight_wrapper(key, torch.nn.Identity())
+    for patched, name in ((hooked, "LoRA hooks"), (adapted, f"adapter of {key}")):
+        with pytest.raises(ValueError, match=name):
+            save_quantized(patched, str(tmp_path), NAME)
+
+
+def test_what_belongs_to_the_workflow_is_named_and_what_makes_it_faster_is_not(tmp_path: Path, caplog) -> None:
+    model = FIRST_BLOCK.never(apply_compile(load(), CompileConfig(backend="eager")))
+    model = EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).result[0]
+    path = save_quantized(model, str(tmp_path), NAME)
+    assert "Save Quantized Model" not in caplog.text
+    patched = NAGuidance.execute(model, 2.0, 0.5, 1.5).result[0]
+    assert same_weights(load(save_quantized(patched, str(tmp_path), "patched"), "as stored"), load(path, "as stored"))
+    assert caplog.text.count("the file holds the weights, and not the patch attn1_output_patch") == 1
 
 
 def call_merged(model: ModelPatcher) -> torch.Tensor:
