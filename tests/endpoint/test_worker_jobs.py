@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from worker_stack import Stack, tiny_job
+from velocity_nodes.remote.wire.fingerprint import KERNELS
 
 from demo.graph import painting
 from dev.server import DEMO_PACK, TINY_LORA, TINY_MODEL
@@ -175,5 +176,5 @@ def test_capabilities(stack):
     refused |= {"VelocityOffloadDispatch", "VelocityOffloadLocal", "LoadTrainingDataset", "VelocitySpeedReport"}
     assert refused <= set(stack.slot.about["classes"]) and not refused & classes
     assert found["models"]["diffusion_models"] == {TINY_MODEL: (DEMO_PACK / TINY_MODEL).stat().st_size}
-    assert set(found["fingerprint"]) == {"comfyui", "torch", "device", "attention", "dtypes"}
+    assert set(found["fingerprint"]) == {"comfyui", "torch", "device", "attention", "dtypes", *KERNELS}
     assert found["protocol"] == 1 and found["limits"]["nodes"] == 200
