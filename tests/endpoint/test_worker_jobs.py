@@ -8,8 +8,8 @@ import urllib.request
 import pytest
 import torch
 from safetensors.torch import load_file
-from worker_stack import Stack, tiny_job
 from velocity_nodes.remote.wire.fingerprint import KERNELS
+from worker_stack import Stack, tiny_job
 
 from demo.graph import painting
 from dev.server import DEMO_PACK, TINY_LORA, TINY_MODEL
