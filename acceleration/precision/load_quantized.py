@@ -12,6 +12,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from .diffusion_file import DiffusionFile, inspect
+from .other_nodes import serve_other_nodes
 from .precisions import Precision, check_available, find
 from .weight_stream import check_numbers, multiply_in_full, quantized_weights, stored_weights
 
@@ -50,7 +51,10 @@ def load_diffusion_model(path: str, config: LoadConfig, disable_dynamic: bool = 
         from .rowwise_fp8 import use_rowwise_activations
 
         use_rowwise_activations(model.model.diffusion_model, compute_dtype)
-    _compute_in(model, compute_dtype, quantized=bool(precision.format or source.formats))
+    quantized = bool(precision.format or source.formats)
+    if quantized:
+        serve_other_nodes(model)
+    _compute_in(model, compute_dtype, quantized)
     model.cached_patcher_init = (load_diffusion_model, (path, config))
     return model
 

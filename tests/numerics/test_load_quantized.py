@@ -8,7 +8,10 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
+from comfy.hooks import create_hook_lora, set_conds_props
+from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS
+from comfy_extras.nodes_model_merging import ModelMergeSimple
 from safetensors.torch import load_file, save_file
 from velocity_nodes.acceleration.caching.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
 from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
@@ -32,7 +35,7 @@ from .quantized import (
     same_weights,
     write_random,
 )
-from .sampling import full_passes, psnr, sample, stock, tiny_flux
+from .sampling import PROMPT, full_passes, prompt, psnr, run_sampler, sample, stock, tiny_flux
 
 CPU = torch.device("cpu")
 FIRST_LAYER = "double_blocks.0.img_attn.qkv"
@@ -100,6 +103,29 @@ class TestEveryPrecision:
         expected, result = sample(on_original), sample(on_small)
         assert psnr(plain, expected) < 25  # the LoRA changes the picture
         assert psnr(expected, result) > psnr(plain, expected) + 3
+
+    @torch.inference_mode()  # as nodes run
+    def test_can_be_merged_on_either_side(self, precision: str) -> None:
+        """ModelMergeSimple reads every name in the second model's state dict, scales and notes as well."""
+        torch.manual_seed(1)
+        half = load(precision="as stored")
+        half.add_patches({f"diffusion_model.{FIRST_LAYER}.weight": ("diff", (torch.randn(384, 128),))}, 0.3)
+
+        def merged(one: ModelPatcher, other: ModelPatcher) -> torch.Tensor:
+            return sample(ModelMergeSimple().merge(one, other, 0.5)[0])
+
+        expected, model = merged(load(precision="as stored"), half), load(precision=precision)
+        assert psnr(stock(), expected) < 30  # the merge changes the picture
+        assert psnr(expected, merged(half, model)) > QUALITY[precision][1]
+        assert psnr(expected, merged(model, half)) > QUALITY[precision][1]
+        assert torch.equal(merged(model, load(precision=precision)).latent, merged(model, model).latent)
+
+    def test_a_lora_hook_is_refused_in_words(self, precision: str) -> None:
+        lora = {f"diffusion_model.{FIRST_LAYER}.diff": torch.ones(384, 128)}
+        hooks = create_hook_lora(lora, 1.0, 0.0)
+        hooked = set_conds_props([prompt(PROMPT)], strength=1.0, set_cond_area="default", hooks=hooks)[0]
+        with pytest.raises(ValueError, match="hooked to a prompt.*take Load LoRA"):
+            run_sampler(load(precision=precision), hooked, prompt(""), steps=1)
 
     @pytest.mark.parametrize(
         "cache",
