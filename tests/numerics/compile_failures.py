@@ -159,13 +159,9 @@ class TestSaid:
         assert "runs as" not in caplog.text
 
     def test_a_model_that_calls_none_of_its_blocks(self, model: ModelPatcher) -> None:
-        class Other(type(model.model.diffusion_model)):
-            def forward(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-                return x
-
-        model.model.diffusion_model.__class__ = Other
+        model.model.diffusion_model.forward = lambda x, *_, **__: x
         for settings in ({}, {"keep_fastest": True}):
-            with pytest.raises(UnsupportedModelError, match="Other called none of its known blocks"):
+            with pytest.raises(UnsupportedModelError, match="Flux called none of its known blocks"):
                 run_sampler(compiled(model, **settings), steps=1)
 
     def test_a_start_that_keeps_no_models(
