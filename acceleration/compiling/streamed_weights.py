@@ -110,14 +110,15 @@ class StreamedBlock:
     def present(self) -> Iterator[None]:
         """While open, each layer holds its weights on the device, LoRAs applied, and has nothing left to stream."""
         with ExitStack() as stack:
-            weights = [*stack.enter_context(self._brought_dynamic()), *stack.enter_context(self._brought_classic())]
-            stack.enter_context(_as_if_loaded([*self.dynamic, *self.classic], weights))
+            dynamic = stack.enter_context(self._brought_dynamic()) if self.dynamic else []
+            classic = stack.enter_context(self._brought_classic()) if self.classic else []
+            stack.enter_context(_as_if_loaded([*self.dynamic, *self.classic], [*dynamic, *classic]))
             yield
 
     @contextmanager
     def _brought_dynamic(self) -> Iterator[list[tuple]]:
         """Have dynamic VRAM bring what it does not hold on the card, and pin all of it there."""
-        own = [module for module in self.dynamic if not hasattr(module, "_prefetch")]  # the others core has brought
+        own = [module for module in self.dynamic if "_prefetch" not in vars(module)]  # the others core has brought
         stream = None
         try:
             if own:
@@ -142,7 +143,7 @@ class StreamedBlock:
     @contextmanager
     def _brought_classic(self) -> Iterator[list[list]]:
         """Copy the weights to the device, all in one stream, and apply what core would apply to them."""
-        stream = model_management.get_offload_stream(self.device) if self.classic else None
+        stream = model_management.get_offload_stream(self.device)
         fast = model_management.device_supports_non_blocking(self.device)
         try:
             brought = [

@@ -12,6 +12,7 @@ from PIL import Image
 from dev.host import ROOT
 
 SECONDS = 850
+WHOLE_RUNS = pytest.mark.soak("a minute of whole runs; the short forms have the same models and cases")
 
 
 def run(folder: Path, *options: str, name: str = "gpu.json") -> dict:
@@ -32,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@WHOLE_RUNS
 def test_every_case_is_measured(folder: Path) -> None:
     """No case has an error, each has its numbers, and its latent is near that of the plain run."""
     data = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
@@ -54,6 +56,7 @@ def test_every_case_is_measured(folder: Path) -> None:
     assert data["environment"]["memory"] == "classic: it runs on the CPU"
 
 
+@WHOLE_RUNS
 def test_draws_a_chart(folder: Path) -> None:
     """A picture of some size that is not one colour."""
     with Image.open(folder / "gpu.png") as picture:
@@ -61,6 +64,7 @@ def test_draws_a_chart(folder: Path) -> None:
         assert len(picture.convert("RGB").getcolors(10**6)) > 20
 
 
+@WHOLE_RUNS
 def test_out_of_time_and_added_to(folder: Path, tmp_path: Path) -> None:
     """Without time left cases are named as left out; with --add the others stay."""
     (tmp_path / "gpu.json").write_bytes((folder / "gpu.json").read_bytes())

@@ -15,6 +15,7 @@ from benchmarks.precision_load import flux_shapes, measure_load, write_flux_shap
 from dev.host import ROOT
 
 
+@pytest.mark.soak("a minute and a half of a benchmark whose parts the tests of the loader have")
 def test_quick_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.precision", "--quick", "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
