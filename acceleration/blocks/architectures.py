@@ -48,9 +48,9 @@ class Architecture:
     """One diffusion transformer of ComfyUI core.
 
     `also` are the classes derived from `model_class` that call their blocks as it does. `covers` names variants that a
-    person would look for. `tail_residual` is False where replacing the blocks behind
-    the first one by a stored residual would be wrong, as they do more than change their streams; measuring the first
-    block and stopping there works for all.
+    person would look for. `tail_residual` is False where replacing the blocks behind the first one by a stored residual
+    would be wrong, as they do more than change their streams; measuring the first block and stopping there works
+    for all.
     """
 
     name: str

@@ -33,5 +33,10 @@ class StepClock:
         return [a.elapsed_time(b) / 1000.0 for a, b in zip(self._marks, self._marks[1:], strict=False)]
 
     def peak_memory(self) -> int | None:
-        """Return the most bytes allocated on the device since the clock was made; None off CUDA."""
-        return torch.cuda.max_memory_allocated(self._device) if self._cuda else None
+        """Return the most bytes allocated on the device since the clock was made.
+
+        None off CUDA, and with dynamic VRAM, whose weights torch does not count.
+        """
+        from comfy.memory_management import aimdo_enabled
+
+        return torch.cuda.max_memory_allocated(self._device) if self._cuda and not aimdo_enabled else None

@@ -63,8 +63,9 @@ def _executing(name: str) -> str:
 
 @dataclass
 class RunRecord:
-    """One sampling run. `seconds` is the wall-clock time of the whole run, `peak_memory` bytes (None off CUDA).
+    """One sampling run. `seconds` is the wall-clock time of the whole run.
 
+    `peak_memory` is in bytes, and None where torch does not know it.
     `prompt` and `node` are the ids of the queued prompt and of the sampler node that ComfyUI is executing; they fill
     themselves in and are empty outside a ComfyUI server.
     """

@@ -5,11 +5,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import comfy.memory_management
 import comfy.model_management
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.report.step_clock import StepClock
 from velocity_nodes.acceleration.report.telemetry import ATTACHMENT
 
 from .sampling import full_passes, last_record, psnr, sample, stock, tiny_flux
@@ -165,3 +167,25 @@ def test_a_quality_promise_can_be_broken() -> None:
     """The measure of these tests is one: a cache that skips too much scores low."""
     greedy = apply_velocity_forecast(tiny_flux(), ForecastConfig(tolerance=100.0, order=0, final_steps=0))
     assert psnr(stock(), sample(greedy)) < 25
+
+
+def test_a_step_begins_when_the_one_before_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off CUDA the host's clock tells: what is queued on the device ends when a value is asked for."""
+    events, item, mark = [], torch.Tensor.item, StepClock.mark
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: events.append("waited") or item(tensor), raising=False)
+    monkeypatch.setattr(StepClock, "mark", lambda clock: events.append("marked") or mark(clock))
+    model = apply_velocity_forecast(tiny_flux(), ForecastConfig())
+    sample(model, steps=4, callback=lambda *_: events.append("step"))
+    begins = [events[place + 1 : place + 3] for place, event in enumerate(events) if event == "step"]
+    assert begins[:-1] == [["waited", "marked"]] * 3
+
+
+@pytest.mark.parametrize(("dynamic", "peak"), [(False, 5), (True, None)])
+def test_peak_memory_is_not_told_where_torch_does_not_count_the_weights(
+    monkeypatch: pytest.MonkeyPatch, dynamic: bool, peak: int | None
+) -> None:
+    clock = StepClock(torch.device("cpu"))
+    clock._cuda = True
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 5)
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", dynamic)
+    assert clock.peak_memory() == peak
