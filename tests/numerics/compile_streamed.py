@@ -50,7 +50,7 @@ class Patch:
         self.factor = factor
 
     def memory_required(self) -> int:
-        return 0
+        return 4  # of what it adds; ComfyUI before 0.30 fails where that is nothing
 
     def prepare(self, *_: object, **__: object) -> None: ...
 
