@@ -55,15 +55,14 @@ def ceilings(device: torch.device, tiny: bool) -> dict[str, Any]:
 
 
 def linears(device: torch.device, tiny: bool) -> list[dict[str, Any]]:
-    """Return, for each of `LINEARS`, GB/s of the quantising kernel and of its twins, and TFLOPS of the products."""
+    """Return, for each of `LINEARS`, GB/s of the quantising kernel and of its twin, and TFLOPS of the products."""
     rows = []
     for m, k, n in ((64, 256, 128),) if tiny else LINEARS:
         x = torch.randn(m, k, device=device, dtype=torch.bfloat16)
         moved = m * k * 3 + m * 4  # read bf16, write fp8 and a scale
         ways = {"twin": lambda x=x: quantize_rows_torch(x)}
         if device.type == "cuda":
-            compiled = torch.compile(quantize_rows_torch, dynamic=False)
-            ways |= {"kernel": lambda x=x: quantize_rows_triton(x), "compiled twin": lambda x=x, f=compiled: f(x)}
+            ways["kernel"] = lambda x=x: quantize_rows_triton(x)
         times = {name: _timed(name, way, device) for name, way in ways.items()}
         quantise = {f"{name}_gb_per_s": _rate(moved, seconds, 1e9) for name, seconds in times.items()}
         if device.type == "cuda":

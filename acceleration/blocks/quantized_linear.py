@@ -8,16 +8,20 @@ All else stays core's: casts, LoRAs, weights that move.
 Core's `Linear.forward` quantises its input where the module has a `layout_type`, and multiplies by calling
 `_forward(input, weight, bias)`: for as long, both are attributes of the module itself. A weight that arrives as plain
 numbers (a LoRA that is not baked in, activations of another dtype) is multiplied as it is.
+
+A layout of our own names its operation itself, as `opaque_linear(input, weight, bias)`.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
+Product = Callable[[torch.Tensor, Any, torch.Tensor | None], torch.Tensor]  # of input, quantised weight and bias
 # Core's layouts whose input is quantised like the weight; one whose input is not compiles without this.
 LAYOUTS = frozenset(
     {"TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout", "TensorCoreMXFP8Layout", "TensorCoreNVFP4Layout"}
@@ -32,10 +36,9 @@ def opaque_products(block: nn.Module) -> Iterator[None]:
     """
     changed = []
     try:
-        for attributes in _quantized_linears(block):
-            layout = attributes["layout_type"]
-            changed.append((attributes, layout))
-            attributes["_forward"] = _product(layout, attributes["_parameters"].get("input_scale"))
+        for attributes, product in _quantized_linears(block):
+            changed.append((attributes, attributes["layout_type"]))
+            attributes["_forward"] = partial(_multiply, product=product)
             attributes["layout_type"] = None
         yield
     finally:
@@ -44,28 +47,40 @@ def opaque_products(block: nn.Module) -> Iterator[None]:
             del attributes["_forward"]
 
 
-def _quantized_linears(block: nn.Module) -> Iterator[dict]:
-    """Yield the attributes of each Linear whose input core would quantise. Runs in each call: `modules()` is slower."""
+def _quantized_linears(block: nn.Module) -> Iterator[tuple[dict, Product]]:
+    """Yield the attributes of each Linear that no graph can hold as it is, and its product. Runs in each call:
+    `modules()` is slower."""
     modules = [block]
     while modules:
         attributes = modules.pop().__dict__
-        if attributes.get("layout_type") in LAYOUTS and "in_features" in attributes and "_forward" not in attributes:
-            if not attributes["_full_precision_mm"] and not attributes.get("comfy_force_cast_weights"):
-                yield attributes
+        if attributes.get("layout_type") and "in_features" in attributes and "_forward" not in attributes:
+            product = None if attributes.get("comfy_force_cast_weights") else _product(attributes)
+            if product is not None:
+                yield attributes, product
         modules += [module for module in attributes["_modules"].values() if module is not None]
 
 
-def _product(layout: str, input_scale: torch.Tensor | None) -> Callable[..., torch.Tensor]:
-    """Return what stands in for core's `_forward`."""
-    return partial(_multiply, layout=layout, input_scale=input_scale)
+def _product(attributes: dict) -> Product | None:
+    layout = attributes["layout_type"]
+    if layout in LAYOUTS:
+        scale = attributes["_parameters"].get("input_scale")
+        return None if attributes["_full_precision_mm"] else partial(_as_core, layout=layout, input_scale=scale)
+    from comfy.quant_ops import get_layout_class
+
+    return getattr(get_layout_class(layout), "opaque_linear", None)
 
 
-def _multiply(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: str, input_scale: torch.Tensor | None
-) -> torch.Tensor:
+def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, product: Product) -> torch.Tensor:
+    """What stands in for core's `_forward`."""
     from comfy.quant_ops import QuantizedTensor
 
-    if not isinstance(weight, QuantizedTensor) or x.ndim < 2:
+    return product(x, weight, bias) if isinstance(weight, QuantizedTensor) else linear(x, weight, bias)
+
+
+def _as_core(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layout: str, input_scale: torch.Tensor | None
+) -> torch.Tensor:
+    if x.ndim < 2:
         return linear(x, weight, bias)
     scale, block_scale = weight._params.scale, getattr(weight._params, "block_scale", None)
     return quantized_linear(x, weight._qdata, scale, block_scale, bias, input_scale, weight.shape[0], layout)

@@ -88,6 +88,7 @@ class StreamedBlock:
         """`dtype` is that of the block's input: LoRAs are computed in it, as core does."""
         self.dynamic, self.classic = dynamic, classic
         self.device, self.dtype = device, dtype
+        self.held: dict[tuple[nn.Module, str], tuple[torch.Tensor, nn.Parameter]] = {}
 
     @classmethod
     def of(cls, block: nn.Module, device: torch.device, dtype: torch.dtype) -> "StreamedBlock | None":
@@ -138,7 +139,20 @@ class StreamedBlock:
             value if value is None else getattr(value, "_model_dtype", value.dtype)
             for value in (module.weight, module.bias)
         )
-        return comfy.ops.resolve_cast_module_with_vbar(module, weight, self.device, bias, self.dtype, True)
+        found = comfy.ops.resolve_cast_module_with_vbar(module, weight, self.device, bias, self.dtype, True)
+        return tuple(self._parameter(module, name, value) for name, value in zip(NAMES, found, strict=True))
+
+    def _parameter(self, module: nn.Module, name: str, value: torch.Tensor | None) -> nn.Parameter | None:
+        """Return the value as a parameter: the same one as long as dynamic VRAM holds the same weight on the card, as
+        making one of a quantised weight takes the host longer than its product."""
+        if value is None:
+            return None
+        known, parameter = self.held.get((module, name), (None, None))
+        if known is not value:
+            parameter = nn.Parameter(value, requires_grad=False)
+            if value is vars(module).get(f"_v_{name}"):
+                self.held[module, name] = value, parameter
+        return parameter
 
     @contextmanager
     def _brought_classic(self) -> Iterator[list[list]]:
@@ -204,7 +218,8 @@ def _as_if_loaded(modules: list[nn.Module], weights: list) -> Iterator[None]:
             kept.append((own, before, parameters, {name: parameters[name] for name in NAMES if name in parameters}))
             for name, value in zip(NAMES, values, strict=True):
                 if value is not None:
-                    parameters[name] = nn.Parameter(value, requires_grad=False)
+                    own_kind = isinstance(value, nn.Parameter)
+                    parameters[name] = value if own_kind else nn.Parameter(value, requires_grad=False)
             own.update(weight_function=[], bias_function=[])
             if "prev_comfy_cast_weights" in own and own["prev_comfy_cast_weights"] != module.comfy_cast_weights:
                 own["comfy_cast_weights"] = own["prev_comfy_cast_weights"]

@@ -22,7 +22,7 @@ import comfy.quant_ops as quant_ops
 import torch
 from torch.nn.functional import linear
 
-from .kernels.rowwise_fp8 import quantize_rows
+from .kernels.rowwise_fp8 import capability, is_stand_in, quantize_rows
 
 LAYOUT = "VelocityRowwiseFP8Layout"
 FORMAT = "velocity_rowwise_fp8"  # in core's table of formats; never in a file
@@ -33,6 +33,11 @@ aten = torch.ops.aten
 
 class RowwiseFP8Layout(Core):
     """Core's e4m3 layout of weights, one scale each, that are multiplied with activations quantised by row."""
+
+    @staticmethod
+    def opaque_linear(x: torch.Tensor, weight: quant_ops.QuantizedTensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """linear(x (..., K), weight (N, K), bias (N,) or None), in one operation: see `quantized_linear.py`."""
+        return rowwise_matmul(x, weight._qdata.t(), weight._params.scale, bias)
 
 
 def use_rowwise_activations(diffusion_model: torch.nn.Module, compute_dtype: torch.dtype | None = None) -> int:
@@ -107,8 +112,7 @@ def _linear(_: object, args: tuple, kwargs: dict) -> torch.Tensor:
     bias = args[2] if len(args) > 2 else None
     if not _is_weight(weight):
         return linear(_plain(x), _plain(weight), bias)
-    out = _multiply(x.reshape(-1, x.shape[-1]), weight._qdata.t(), weight._params.scale, bias)
-    return out.reshape(*x.shape[:-1], out.shape[-1])
+    return _multiply(x, weight._qdata.t(), weight._params.scale, bias)
 
 
 def _mm(_: object, args: tuple, kwargs: dict) -> torch.Tensor:
@@ -146,18 +150,50 @@ def _plain(tensor: object) -> object:
 
 
 def _multiply(x: torch.Tensor, q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return x (M, K) @ (q (K, N) * scale, one number) + bias (N,) in the dtype of x (M, N), x quantised by row."""
-    codes, rows = quantize_rows(x)
+    """Return x (..., K) @ (q (K, N) * scale, one number) + bias (N,) in the dtype of x (..., N), x quantised by row."""
+    product = rowwise_matmul if is_stand_in(x) else _rowwise_matmul
+    return product(x, q, scale, bias)
+
+
+def _rowwise_matmul(x: torch.Tensor, q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The product itself."""
+    rows = x.reshape(-1, x.shape[-1])
+    return _matmul(*quantize_rows(rows), q, scale, bias, x.dtype).reshape(*x.shape[:-1], q.shape[1])
+
+
+@torch.library.custom_op("velocity::rowwise_matmul", mutates_args=())
+def rowwise_matmul(x: torch.Tensor, q: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`_rowwise_matmul`, opaque to the compiler: torch's own rule for the product can't have one row for each of any
+    number of samples."""
+    return _rowwise_matmul(x, q, scale, bias)
+
+
+@rowwise_matmul.register_fake
+def _(x: torch.Tensor, q: torch.Tensor, *_: torch.Tensor | None) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], q.shape[1])
+
+
+def _matmul(
+    codes: torch.Tensor,
+    rows: torch.Tensor,
+    q: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return (codes (M, K) * rows (M, 1)) @ (q (K, N) * scale) + bias (N,) in `dtype` (M, N)."""
     if not _tensor_cores_take(q):
-        x, weight = (codes.float() * rows).to(x.dtype), (q.float() * scale).to(x.dtype)
+        x, weight = (codes.float() * rows).to(dtype), (q.float() * scale).to(dtype)
         return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
+    if not len(codes):
+        return rows.new_empty(0, q.shape[1], dtype=dtype)
     if _has_rowwise_matmul(q.device):
-        columns = scale.reshape(1, 1).expand(1, q.shape[1]).contiguous()
+        columns = scale.expand(1, q.shape[1]).contiguous()
         inside = bias if bias is not None and bias.dtype == torch.bfloat16 else None  # the one that the kernel adds
-        out = scaled_matmul(codes, q, rows, columns, inside)
-        return _finish(out, x.dtype, None, None if inside is not None else bias)
+        out = _scaled_mm(codes, q, rows, columns, inside)
+        return _finish(out, dtype, None, None if inside is not None else bias)
     # one scale per tensor on the tensor cores, the rows' own afterwards
-    return _finish(scaled_matmul(codes, q, torch.ones_like(scale), scale, None), x.dtype, rows, bias)
+    return _finish(_scaled_mm(codes, q, torch.ones_like(scale), scale, None), dtype, rows, bias)
 
 
 def _finish(
@@ -172,25 +208,6 @@ def _finish(
     return torch.mul(out, rows, out=result) if bias is None else torch.addcmul(bias, out, rows, out=result)
 
 
-@torch.library.custom_op("velocity::scaled_matmul", mutates_args=())
-def scaled_matmul(
-    x: torch.Tensor, q: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """Return (x (M, K) * rows) @ (q (K, N) * columns) + bias in bfloat16 (M, N); x and q are float8_e4m3fn.
-
-    Opaque to the compiler, because torch's own rule for this product can't have one row for each of any number of
-    samples.
-    """
-    if x.shape[0] == 0:
-        return x.new_empty(0, q.shape[1], dtype=torch.bfloat16)
-    return _scaled_mm(x, q, rows, columns, bias)
-
-
-@scaled_matmul.register_fake
-def _(x: torch.Tensor, q: torch.Tensor, *_: torch.Tensor | None) -> torch.Tensor:
-    return x.new_empty(x.shape[0], q.shape[1], dtype=torch.bfloat16)
-
-
 def _scaled_mm(x: torch.Tensor, q: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias=None) -> torch.Tensor:
     """bfloat16 is the one dtype that the row-wise kernels write, and has the range for unscaled sums."""
     return torch._scaled_mm(x, q, rows, columns, bias, out_dtype=torch.bfloat16, use_fast_accum=True)
@@ -203,9 +220,9 @@ def _tensor_cores_take(q: torch.Tensor) -> bool:
         return False
     if torch.version.hip is not None:
         return management.supports_fp8_compute(q.device)
-    return torch.cuda.get_device_capability(q.device) >= (8, 9)
+    return capability(q.device) >= (8, 9)
 
 
 def _has_rowwise_matmul(device: torch.device) -> bool:
     """Hopper and data centre Blackwell; torch supports it elsewhere only in some builds."""
-    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return torch.version.hip is None and capability(device)[0] in (9, 10)

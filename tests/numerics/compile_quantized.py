@@ -7,11 +7,14 @@ from pathlib import Path
 import comfy.model_management as management
 import comfy.sd
 import pytest
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
+from torch._dynamo.backends import registry
 from torch._dynamo.utils import counters
 from velocity_nodes.acceleration.blocks.quantized_linear import LAYOUTS
 from velocity_nodes.acceleration.compiling.compile import STORE
+from velocity_nodes.acceleration.precision import rowwise_fp8
 from velocity_nodes.acceleration.precision.load_quantized import LoadConfig, load_diffusion_model
 from velocity_nodes.acceleration.precision.save_quantized import save_quantized
 
@@ -49,12 +52,15 @@ def quantises_its_input(model: ModelPatcher) -> bool:
     return any(getattr(layer, "layout_type", None) in LAYOUTS and not layer._full_precision_mm for layer in layers)
 
 
+def quantised_weights(model: ModelPatcher) -> list[QuantizedTensor]:
+    return [weight for weight in model.model.diffusion_model.parameters() if isinstance(weight, QuantizedTensor)]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_two_graphs_and_no_break(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = MODELS[name](tmp_path)
     assert quantises_its_input(model) == (name != "fp8 fast")  # which quantises it row by row, in a kernel of its own
-    weights = [weight for weight in model.model.diffusion_model.parameters() if isinstance(weight, QuantizedTensor)]
-    assert len(weights) > 40
+    assert len(quantised_weights(model)) > 40
     patched = compiled(model)
     difference, new = compare(patched, model)
     assert (new, sum(counters["graph_break"].values())) == (2, 0)
@@ -77,6 +83,23 @@ def test_the_whole_model(name: str, tmp_path: Path) -> None:
     output = run_sampler(compiled(model, scope="whole model"), steps=2)
     assert ((output - expected).norm() / expected.norm()).item() < CLOSE
     assert graphs() - before == 1 and not counters["graph_break"]
+
+
+@pytest.mark.parametrize("scope", ["blocks", "whole model"])
+def test_every_product_of_fp8_fast_is_in_fp8(scope: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also those whose input is no dense tensor: inductor's first half takes them apart in another way."""
+    monkeypatch.setitem(registry._COMPILER_FNS, "eager", registry.lookup_backend("aot_eager"))
+    model, real, shapes = ours("fp8 fast")(tmp_path), rowwise_fp8._rowwise_matmul, []
+
+    def noted(x: torch.Tensor, q: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        shapes.append((*x.shape, q.shape[1]))
+        return real(x, q, *others)
+
+    monkeypatch.setattr(rowwise_fp8, "_rowwise_matmul", noted)
+    run_sampler(model, steps=1)
+    expected, shapes[:] = list(shapes), []
+    run_sampler(compiled(model, scope=scope), steps=1)
+    assert shapes == expected and len(expected) == len(quantised_weights(model))
 
 
 def test_layers_are_cores_again_behind_each_call(tmp_path: Path) -> None:

@@ -172,6 +172,15 @@ class TestDynamic:
         module = next(linears(model, "double_blocks.0"))
         assert module._v[1] == 0 and not hasattr(module, "_prefetch")
 
+    def test_a_weight_that_stays_is_the_same_parameter(self, model: ModelPatcher, aimdo: Aimdo) -> None:
+        stream_dynamic(model)
+        streamed, seen = StreamedBlock.of(model.model.diffusion_model.double_blocks[0], CPU, torch.float32), []
+        for aimdo.full in (False, False, True):
+            with streamed.present():
+                seen.append([module.weight for module in linears(model, "double_blocks.0")])
+        assert all(first is second for first, second in zip(seen[0], seen[1], strict=True))
+        assert not any(first is third for first, third in zip(seen[0], seen[2], strict=True))  # brought anew
+
     def test_a_lora_and_no_room(self, model: ModelPatcher, aimdo: Aimdo, monkeypatch: pytest.MonkeyPatch) -> None:
         def buffer(*_: object) -> object:
             return type("Buffer", (), {"get": lambda _, size, __: (None, 0, size), "size": lambda _: 0})()

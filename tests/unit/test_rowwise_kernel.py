@@ -145,11 +145,3 @@ def test_compiles_to_machine_code(capability: int, dtype: str) -> None:
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
     assert len(compiled.asm["cubin"]) > 1000
     assert "div.rn.f32" in compiled.asm["ptx"]  # not the approximate division
-
-
-def test_traced_without_a_graph_break() -> None:
-    """Compiled, the function is one graph and gives the same bits."""
-    matrix = torch.randn(6, 33, generator=torch.Generator().manual_seed(3))
-    compiled = torch.compile(quantize_rows, backend="eager", fullgraph=True)
-    for expected, result in zip(quantize_rows(matrix), compiled(matrix), strict=True):
-        assert torch.equal(expected.float(), result.float())

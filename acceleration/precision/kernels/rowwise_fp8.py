@@ -1,12 +1,14 @@
 """Quantise each row to float8_e4m3fn with a scale of its own: absolute maximum, scale and saturating cast in one pass.
 
 The Triton kernel keeps a row in registers between the maximum and the cast, so memory is read once and written once.
-The twin computes the same bits in plain torch. While torch.compile traces, the twin is what it sees: inductor fuses it
-into one kernel too, together with the norm or activation that comes before, which a custom kernel would keep out.
+The twin computes the same bits in plain torch. Neither is for torch.compile to look into: inductor makes two kernels of
+the twin, and the second computes the activation before it again, so on an H100 one custom kernel was faster.
 
 Invariants: rows do not see each other. A row of zeros has a positive scale. A NaN or an infinity makes the scale of its
 row NaN or infinite, so that no product with that row is finite; it never turns into a number. e4m3 has no infinity.
 """
+
+import functools
 
 import torch
 
@@ -39,26 +41,18 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def quantize_rows_torch(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The twin, in plain torch; arguments and result as in `quantize_rows`.
 
-    Some rows at a time: on the way are five bytes an element, which a video's activations have no room for. The
-    compiler needs no such care.
+    Some rows at a time: on the way are five bytes an element, which a video's activations have no room for.
     """
-    if _is_traced(x):
-        values = x.float()
-        scale = _scale(values.abs().amax(1, keepdim=True))
-        return (values * (1.0 / scale)).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
     q = torch.empty(x.shape, device=x.device, dtype=torch.float8_e4m3fn)
     scale = torch.empty(len(x), 1, device=x.device, dtype=torch.float32)
     rows = max(1, CHUNK // x.shape[1])
     for part, q_part, scale_part in zip(x.split(rows), q.split(rows), scale.split(rows), strict=True):
         least, most = torch.aminmax(part, dim=1, keepdim=True)
-        scale_part.copy_(_scale(torch.maximum(-least, most).float()))
+        peak = torch.maximum(-least, most).float()
+        scale_part.copy_((peak * INVERSE_LARGEST).clamp(min=SMALLEST_SCALE))  # NaN stays NaN
         values = part.to(torch.float32, copy=True).mul_(1.0 / scale_part)
         q_part.copy_(values.clamp_(-LARGEST, LARGEST))
     return q, scale
-
-
-def _scale(peak: torch.Tensor) -> torch.Tensor:
-    return (peak * INVERSE_LARGEST).clamp(min=SMALLEST_SCALE)  # NaN stays NaN
 
 
 def quantize_rows_triton(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,12 +73,18 @@ def _kernel_can(x: torch.Tensor) -> bool:
     it was never tried."""
     if triton is None or x.device.type != "cuda" or torch.version.hip is not None or x.shape[1] > LONGEST_ROW:
         return False
-    return not _is_traced(x) and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    return not is_stand_in(x) and capability(x.device) >= (8, 0)
 
 
-def _is_traced(x: torch.Tensor) -> bool:
-    """Whether `x` is a stand-in by which the compiler traces."""
-    return torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter)
+@functools.cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Return what a CUDA device is capable of; asked for in each product, and torch takes its time."""
+    return torch.cuda.get_device_capability(device)
+
+
+def is_stand_in(x: torch.Tensor) -> bool:
+    """Whether `x` is a tensor without numbers, by which the compiler traces."""
+    return type(x) not in (torch.Tensor, torch.nn.Parameter)
 
 
 if triton is not None:
