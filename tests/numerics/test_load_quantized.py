@@ -15,6 +15,7 @@ from comfy_extras.nodes_model_merging import ModelMergeSimple
 from safetensors.torch import load_file, save_file
 from velocity_nodes.acceleration.caching.first_block_cache import FirstBlockCacheConfig, apply_first_block_cache
 from velocity_nodes.acceleration.caching.velocity_forecast import ForecastConfig, apply_velocity_forecast
+from velocity_nodes.acceleration.precision import weight_stream
 from velocity_nodes.acceleration.precision.diffusion_file import inspect
 from velocity_nodes.acceleration.precision.precisions import find
 from velocity_nodes.acceleration.precision.weight_stream import quantized_weights, stored_weights
@@ -247,9 +248,10 @@ class TestBadInputs:
         with pytest.raises(ValueError, match="half.safetensors is no complete safetensors file.*download it again"):
             load(path, precision)
 
+    @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>not found</html>", b""])
     @pytest.mark.parametrize("name", ["page.safetensors", "page.ckpt"])
-    def test_something_else_with_that_name(self, tmp_path: Path, name: str) -> None:
-        (tmp_path / name).write_bytes(b"<!DOCTYPE html><html>not found</html>")
+    def test_something_else_with_that_name(self, tmp_path: Path, name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.*download it again"):
             load(tmp_path / name)
 
@@ -290,6 +292,20 @@ class TestBadInputs:
     def test_a_format_newer_than_this_comfyui(self) -> None:
         with pytest.raises(ValueError, match="this ComfyUI has no int8.*update ComfyUI"):
             load(precision="int8")
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_makes_room_before_the_first_weight(monkeypatch: pytest.MonkeyPatch, stays: bool) -> None:
+    """For all of it where the weights stay, else for what the work needs; other models may hold the card until then."""
+    asked, quantised = [], []
+    monkeypatch.setattr(comfy.model_management, "free_memory", lambda size, device: asked.append((size, device)))
+    real = weight_stream.quantize
+    monkeypatch.setattr(weight_stream, "quantize", lambda *args: quantised.append(len(asked)) or real(*args))
+    quantized_weights(inspect(str(FILE)), find("fp8 scaled"), "auto", CPU, CPU if stays else torch.device("meta"))
+    ((size, device),) = asked
+    assert device == CPU and quantised[0] == 1
+    work = size - weight_stream.WORKSPACE
+    assert 0 < work < FILE.stat().st_size / 2 or stays and work > FILE.stat().st_size
 
 
 def test_an_interrupt_ends_it() -> None:
