@@ -13,17 +13,22 @@ import pytest
 from dev.host import ROOT
 
 HERE = Path(__file__).parent
-CHECKS = sorted(path.name for path in HERE.glob("compile_*.py"))
+LONG = pytest.mark.soak("a minute for a table of many models; other files have Flux, Wan and a UNet")
+CHECKS = [
+    pytest.param(path.name, marks=LONG if path.name == "compile_architectures.py" else ())
+    for path in sorted(HERE.glob("compile_*.py"))
+]
 # torch traces itself at the level DEBUG, which pytest would keep for a report.
 OPTIONS = ("-q", "-p", "tests.numerics.pytorch_attention", "--log-level=INFO", "-p", "no:cacheprovider")
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[dict[str, subprocess.Popen]]:
+def processes(request: pytest.FixtureRequest) -> Iterator[dict[str, subprocess.Popen]]:
+    own = [item for item in request.session.items if item.path == Path(__file__)]
     settings = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
     started = {
         file: subprocess.Popen([sys.executable, "-m", "pytest", *OPTIONS, str(HERE / file)], **settings)
-        for file in CHECKS
+        for file in [item.callspec.params["file"] for item in own]  # of those that are wanted
     }
     yield started
     for process in started.values():

@@ -90,6 +90,7 @@ class TestRealArtifacts:
         assert "is ignored: it is damaged" in log
         assert (damaged / kept.name).read_bytes()[-100:] != bytes(100)  # the next start finds a good one
 
+    @pytest.mark.soak("half a minute of compiling; the round trip is in the gate")
     def test_a_folder_with_a_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Inductor's C++ build knows no such folder: its caches stay in the system's, the file is ours."""
         folder = tmp_path / "my models"
@@ -97,6 +98,7 @@ class TestRealArtifacts:
         assert result(start(folder))[0] == [0, 1]
         assert [path.suffix for path in folder.iterdir()] == [".bin"]
 
+    @pytest.mark.soak("half a minute of compiling; the round trip is in the gate")
     def test_two_processes_at_once(self, tmp_path: Path) -> None:
         for process in [start(tmp_path), start(tmp_path)]:
             result(process)
