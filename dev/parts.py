@@ -40,12 +40,7 @@ class Part(NamedTuple):
 
 # What takes long comes first, so that the cores end together.
 TESTS = (
-    Part(REFERENCE, ("faults",)),
     Part(REFERENCE, ("numerics",), ("--ignore=tests/numerics/test_compile.py",)),
-    Part(REFERENCE, ("endpoint", "wire", "remote")),
-    Part(REFERENCE, ("browser", "benchmarks")),
-    Part(REFERENCE, ("host", "contract")),
-    Part(REFERENCE, ("unit", "offload", "numerics/test_compile.py")),
     # On the floor runs what touches ComfyUI: what is left out is long and about our own code, and ComfyUI makes no
     # difference to it. `soak` has all.
     Part(
@@ -59,6 +54,11 @@ TESTS = (
             "--deselect=tests/numerics/test_compile.py::test_checks_in_a_process_of_their_own[compile_failures.py]",
         ),
     ),
+    Part(REFERENCE, ("unit", "offload", "numerics/test_compile.py")),
+    Part(REFERENCE, ("endpoint", "wire", "remote")),
+    Part(REFERENCE, ("browser", "benchmarks")),
+    Part(REFERENCE, ("faults",)),
+    Part(REFERENCE, ("host", "contract")),
     Part(
         FLOOR,
         ("host", "offload", "contract"),
