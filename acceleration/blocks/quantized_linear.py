@@ -38,7 +38,7 @@ def opaque_products(block: nn.Module) -> Iterator[None]:
     try:
         for attributes, product in _quantized_linears(block):
             changed.append((attributes, attributes["layout_type"]))
-            attributes["_forward"] = partial(_multiply, product=product)
+            attributes["_forward"] = partial(_multiply, product=product, own=_own_weight(attributes))
             attributes["layout_type"] = None
         yield
     finally:
@@ -70,10 +70,22 @@ def _product(attributes: dict) -> Product | None:
     return getattr(get_layout_class(layout), "opaque_linear", None)
 
 
-def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, product: Product) -> torch.Tensor:
+def _own_weight(attributes: dict) -> torch.Tensor | None:
+    """Return the weight that a layout of our own multiplies in whatever type its input has: without a `layout_type`
+    core would give plain numbers of that type. None where core applies a LoRA to it."""
+    if attributes["layout_type"] in LAYOUTS or attributes.get("weight_function") or "_v" in attributes:
+        return None
+    return attributes["_parameters"].get("weight")
+
+
+def _multiply(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, product: Product, own: torch.Tensor | None
+) -> torch.Tensor:
     """What stands in for core's `_forward`."""
     from comfy.quant_ops import QuantizedTensor
 
+    if isinstance(own, QuantizedTensor) and own.device == x.device:
+        weight = own
     return product(x, weight, bias) if isinstance(weight, QuantizedTensor) else linear(x, weight, bias)
 
 

@@ -11,6 +11,7 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor, TensorCoreFP8E4M3Layou
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from velocity_nodes.acceleration.blocks.quantized_linear import opaque_products
 from velocity_nodes.acceleration.precision import rowwise_fp8
 from velocity_nodes.acceleration.precision.kernels.rowwise_fp8 import quantize_rows
 from velocity_nodes.acceleration.precision.rowwise_fp8 import FORMAT, LAYOUT, _rowwise_matmul, use_rowwise_activations
@@ -287,6 +288,16 @@ def test_compiled_with_one_row_for_each_sample() -> None:
         torch._dynamo.decorators.mark_unbacked(x, 0)
         torch.testing.assert_close(compiled(x), model(x))
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_in_a_graph_with_an_input_of_another_dtype(dtype: torch.dtype) -> None:
+    """Some blocks have inputs in float32 whatever the model computes in."""
+    model, x = rowwise(), activations(outliers=0).to(dtype)
+    expected = model(x)
+    with opaque_products(model):
+        assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
 
 
 class NewerLinear:
