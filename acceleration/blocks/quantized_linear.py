@@ -9,7 +9,7 @@ Core's `Linear.forward` quantises its input where the module has a `layout_type`
 `_forward(input, weight, bias)`: for as long, both are attributes of the module itself. A weight that arrives as plain
 numbers (a LoRA that is not baked in, activations of another dtype) is multiplied as it is.
 
-A layout of our own names its operation itself, as `opaque_linear(input, weight, bias)`.
+A layout of our own names its operation itself, as `opaque_linear(input, weight, bias)`, and takes inputs of any dtype.
 """
 
 from collections.abc import Callable, Iterator

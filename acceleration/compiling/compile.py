@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy.cli_args import args as command_line
@@ -21,11 +21,13 @@ from comfy.patcher_extension import WrappersMP
 
 from ..blocks.allocation_graph import without_allocation_graph
 from .compile_artifacts import Artifacts
-from .compiled_blocks import CompiledBlocks
-from .compiled_model import CompiledModel
 from .static_model import without_dynamic_vram
 from .streamed_weights import can_stream_dynamic
 from .toolchain import BACKENDS, compile_options, problem
+
+if TYPE_CHECKING:  # where they are used: torch takes a tenth of a second to register their operation
+    from .compiled_blocks import CompiledBlocks
+    from .compiled_model import CompiledModel
 
 log = logging.getLogger("velocity")
 
@@ -128,14 +130,18 @@ class _CompiledRun:
             self.add(base, self.store_of(base))
         return self.models[base].run(executor, args, kwargs)
 
-    def add(self, base: BaseModel, store: CompiledBlocks) -> None:
+    def add(self, base: BaseModel, store: "CompiledBlocks") -> None:
         """Take a loaded model, with the functions to run it by. Raises `UnsupportedModelError`."""
+        from .compiled_model import CompiledModel
+
         whole, keep_fastest = self.config.scope == "whole model", self.config.keep_fastest
         self.models[base] = CompiledModel(base.diffusion_model, store, whole, keep_fastest)
         weakref.finalize(self, _outlive, store)
 
-    def store_of(self, base: BaseModel) -> CompiledBlocks:
+    def store_of(self, base: BaseModel) -> "CompiledBlocks":
         """Return the compiled functions of a loaded model for this configuration, new ones if there are none yet."""
+        from .compiled_blocks import CompiledBlocks
+
         stores = vars(base).setdefault(STORE, weakref.WeakValueDictionary())
         config = self.config
         key = (config.mode, config.backend, config.dynamic, config.fullgraph, config.scope)
@@ -161,7 +167,7 @@ def _say_what_costs_time(config: CompileConfig) -> None:
         )
 
 
-def _outlive(store: CompiledBlocks) -> None:
+def _outlive(store: "CompiledBlocks") -> None:
     """Keep `store` for a while."""
     timer = threading.Timer(GRACE, lambda _: None, [store])
     timer.daemon = True

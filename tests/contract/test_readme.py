@@ -29,7 +29,8 @@ def test_its_numbers_are_those_of_the_last_benchmark(benchmark: str) -> None:
     block = re.search(
         rf"<!-- rows of benchmarks/results/{benchmark}\.md.*? -->\n(.*?)\n<!-- /rows -->", README, re.DOTALL
     )
-    results = (ROOT / "benchmarks" / "results" / f"{benchmark}.md").read_text(encoding="utf-8").splitlines()
+    results = (ROOT / "benchmarks" / "results" / f"{benchmark}.md").read_text(encoding="utf-8")
     rows = block.group(1).splitlines()
     assert len(rows) > 4
-    assert not [row for row in rows if row not in results]
+    tables = [section.splitlines() for section in results.split("\n## ")]
+    assert any(set(rows) <= set(table) for table in tables), "all rows of one table"
