@@ -13,6 +13,7 @@ LoRA that is not baked in, core's Linear multiplies in full precision as ever.
 Without fp8 on the device both sides are dequantised and multiplied: nearly the same numbers, slower.
 """
 
+import functools
 import json
 from collections.abc import Iterable
 from dataclasses import replace
@@ -189,11 +190,12 @@ def _matmul(
         return rows.new_empty(0, q.shape[1], dtype=dtype)
     if _has_rowwise_matmul(q.device):
         columns = scale.expand(1, q.shape[1]).contiguous()
-        inside = bias if bias is not None and bias.dtype == torch.bfloat16 else None  # the one that the kernel adds
-        out = _scaled_mm(codes, q, rows, columns, inside)
+        written = dtype if dtype == torch.float16 and _writes_half(q.device) else torch.bfloat16
+        inside = bias if bias is not None and bias.dtype == written else None  # the one that the kernel adds
+        out = _scaled_mm(codes, q, rows, columns, inside, written)
         return _finish(out, dtype, None, None if inside is not None else bias)
-    # one scale per tensor on the tensor cores, the rows' own afterwards
-    return _finish(_scaled_mm(codes, q, torch.ones_like(scale), scale, None), dtype, rows, bias)
+    # one scale per tensor on the tensor cores, the rows' own afterwards: float16 lacks the range for unscaled sums
+    return _finish(_scaled_mm(codes, q, torch.ones_like(scale), scale, None, torch.bfloat16), dtype, rows, bias)
 
 
 def _finish(
@@ -208,9 +210,27 @@ def _finish(
     return torch.mul(out, rows, out=result) if bias is None else torch.addcmul(bias, out, rows, out=result)
 
 
-def _scaled_mm(x: torch.Tensor, q: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias=None) -> torch.Tensor:
-    """bfloat16 is the one dtype that the row-wise kernels write, and has the range for unscaled sums."""
-    return torch._scaled_mm(x, q, rows, columns, bias, out_dtype=torch.bfloat16, use_fast_accum=True)
+def _scaled_mm(
+    x: torch.Tensor,
+    q: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return torch._scaled_mm(x, q, rows, columns, bias, out_dtype=dtype, use_fast_accum=True)
+
+
+@functools.cache
+def _writes_half(device: torch.device) -> bool:
+    """Whether the row-wise product writes float16 here: cuBLAS does, the kernels that torch brings write bfloat16."""
+    codes = torch.zeros(16, 16, device=device).to(torch.float8_e4m3fn)
+    scales, bias = torch.ones(16, 1, device=device), torch.zeros(16, device=device, dtype=torch.float16)
+    try:
+        _scaled_mm(codes, codes.t(), scales, scales.t(), bias, torch.float16)
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _tensor_cores_take(q: torch.Tensor) -> bool:

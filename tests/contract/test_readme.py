@@ -21,7 +21,7 @@ def test_every_file_that_the_readme_links_to_is_there() -> None:
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
-BENCHMARKS = ("cache", "compile", "precision", "offload", "gpu-quick-NVIDIA-H100-80GB-HBM3")
+BENCHMARKS = ("cache", "compile", "precision", "offload", "gpu-quick-NVIDIA-H100-80GB-HBM3", "gpu-quick-NVIDIA-H200")
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)

@@ -190,6 +190,7 @@ def test_what_a_card_would_run(monkeypatch: pytest.MonkeyPatch, card: str, dtype
     """Torch's own checks of shapes, strides, scales and dtypes, on stand-ins for CUDA tensors; no GPU is needed."""
     capability, hip, rows = CARDS[card]
     monkeypatch.setattr(rowwise_fp8, "capability", lambda device: capability)
+    monkeypatch.setattr(rowwise_fp8, "_writes_half", lambda device: True)
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device: True)
     calls = []
@@ -210,19 +211,27 @@ def test_what_a_card_would_run(monkeypatch: pytest.MonkeyPatch, card: str, dtype
             assert calls == ([] if rows is None or columns == N + 1 else [rows])
 
 
-def emulated(x: torch.Tensor, q: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias=None) -> torch.Tensor:
-    """What the tensor cores do: sums in float32, a result in bfloat16. In one operation, so `Passes` does not look."""
+def emulated(x, q, rows, columns, bias, dtype) -> torch.Tensor:
+    """What the tensor cores do: sums in float32, rounded once. In one operation, so `Passes` does not look."""
+    assert bias is None or bias.dtype == dtype
     with _disable_current_modes():
         out = (x.float() @ q.float()) * rows * columns
-        return (out if bias is None else out + bias.float()).bfloat16()
+        return (out if bias is None else out + bias.float()).to(dtype)
 
 
-@pytest.fixture(params=["Ada", "Hopper"])
+def refuses_half(*arguments) -> torch.Tensor:
+    if arguments[-1] != torch.bfloat16:
+        raise RuntimeError("Only bf16 high precision output types are supported for row-wise scaling.")
+    return emulated(*arguments)
+
+
+@pytest.fixture(params=["Ada", "Hopper", "Hopper with an older cuBLAS"])
 def on_a_card(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The branch of the card, with the matmul emulated."""
     monkeypatch.setattr(rowwise_fp8, "_tensor_cores_take", lambda q: True)
-    monkeypatch.setattr(rowwise_fp8, "_has_rowwise_matmul", lambda device: request.param == "Hopper")
-    monkeypatch.setattr(rowwise_fp8, "_scaled_mm", emulated)
+    monkeypatch.setattr(rowwise_fp8, "_has_rowwise_matmul", lambda device: request.param != "Ada")
+    monkeypatch.setattr(rowwise_fp8, "_scaled_mm", emulated if request.param == "Hopper" else refuses_half)
+    monkeypatch.setattr(rowwise_fp8, "_writes_half", rowwise_fp8._writes_half.__wrapped__)
 
 
 class Passes(TorchDispatchMode):
@@ -243,7 +252,7 @@ class Passes(TorchDispatchMode):
 @pytest.mark.usefixtures("on_a_card")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_what_the_card_computes(dtype: torch.dtype, bias: bool) -> None:
+def test_what_the_card_computes(request: pytest.FixtureRequest, dtype: torch.dtype, bias: bool) -> None:
     """Near the full product, in the dtype of the activations, and after the matmul at most one pass over it."""
     x = activations()[0].to(dtype)
     x[:4] /= 100  # fits fp16
@@ -258,6 +267,8 @@ def test_what_the_card_computes(dtype: torch.dtype, bias: bool) -> None:
     torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.02)
     made = [name for name in passes.names if "empty" not in name]
     assert len(made) <= 1, made
+    if request.node.callspec.params["on_a_card"] == "Hopper" and dtype != torch.float32:
+        assert not made, "the matmul itself writes this dtype and adds the bias"
 
 
 @torch.inference_mode()
