@@ -1,4 +1,4 @@
-"""Everything a developer runs: `python -m nox -s demo|tests|soak|forward|comfy|bench|lint`.
+"""Everything a developer runs: `python -m nox -s demo|tests|soak|forward|templates|comfy|bench|lint`.
 
 All sessions share one virtual environment and one unpacked ComfyUI, both cached outside the repository, so only the
 first run pays for the download (about 3 GB: the torch trio from PyPI).
@@ -128,6 +128,12 @@ def forward(session: nox.Session) -> None:
     ended = _run_parts(session, FORWARD)
     write_table(ended)
     _check(session, ended)
+
+
+@nox.session
+def templates(session: nox.Session) -> None:
+    """Which samplers of ComfyUI's official workflow templates Offload can send; writes docs/templates.md."""
+    _run(session, "-m", "dev.templates", *session.posargs)
 
 
 @nox.session

@@ -97,9 +97,11 @@ class VelocityOffloadDispatch(io.ComfyNode):
 
         builder, asked = GraphBuilder(), json.loads(request[0])
         options, folder = Options(**asked["options"]), private_folder()
-        display = SamplerDisplay(get_executing_context().node_id, shown_on[0])
+        cut = Cut(**asked["cut"])
+        before = {name: cut.names[name] for name in cut.samplers[:-1]}
+        display = SamplerDisplay(get_executing_context().node_id, shown_on[0], before)
         endpoint = find_endpoint(options.endpoint, folder)
-        dispatcher = Dispatcher(Cut(**asked["cut"]), options, endpoint, folder, display)
+        dispatcher = Dispatcher(cut, options, endpoint, folder, display)
         result = await dispatcher.run([cuts[f"cut{number}"] for number in range(len(cuts))])
         if not isinstance(result, RunHere):
             return io.NodeOutput(result)

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..remote.client.options import RAISE, RUN_LOCALLY, Options
+from ..remote.client.options import ALL_SAMPLERS, RAISE, RUN_LOCALLY, THIS_SAMPLER, Options
 from .advanced import advanced
 
 ROUTES = ["auto", "remote", "local"]
@@ -58,6 +58,14 @@ def advanced_inputs() -> list[io.Input]:
             max=86400.0,
             step=1.0,
         ),
+        advanced(
+            io.Combo,
+            "samplers",
+            "Where samplers follow one another (two experts, a refiner, a second pass): all before it: the whole chain "
+            "is one job, and latents between them never travel. this sampler: those before it run here.",
+            options=[ALL_SAMPLERS, THIS_SAMPLER],
+            default=ALL_SAMPLERS,
+        ),
     ]
 
 
@@ -68,6 +76,7 @@ def options(values: dict[str, Any]) -> Options:
         ("route", chosen.route, ROUTES),
         ("on_failure", chosen.on_failure, [RUN_LOCALLY, RAISE]),
         ("text_encoding", chosen.text_encoding, ["local", "remote"]),
+        ("samplers", chosen.samplers, [ALL_SAMPLERS, THIS_SAMPLER]),
     )
     for name, value, allowed in choices:
         if value not in allowed:

@@ -49,7 +49,7 @@ def account(
     ours = {name: history.file_hash(path) for name, path in models.items()}
     level, why = fidelity(fingerprint(), result.get("fingerprint") or {}, ours, theirs)
     kinds: list[tuple[str, Any]] = list(zip(cut.kinds, packed, strict=True))
-    manifest = egress.describe(kinds, sizes, transfer.sent, cut.prompt_text, cut.pixels)
+    manifest = egress.describe(kinds, sizes, transfer.sent, vars(cut))
     manifest.update(endpoint=url, job=transfer.job, bytes_sent=transfer.upload_bytes)
     said = egress.statement(manifest)
     manifest.update(statement=said, fidelity=level, because=why, graph=cut.graph)

@@ -15,7 +15,7 @@ CAPABILITIES = {"node_classes": list, "warm": list, "seconds_per_job": NUMBER_OR
 EVENTS = {
     "queued": {"position": int, "seconds": NUMBER_OR_NONE},
     "cold": {"seconds": NUMBER_OR_NONE},
-    "step": {"value": NUMBER, "max": NUMBER},
+    "step": {"value": NUMBER, "max": NUMBER, "node": TEXT_OR_NONE},
     "preview": {"jpeg": str},
     "warning": {"message": str},
     "failed": {"code": str, "message": str, "next": TEXT_OR_NONE},

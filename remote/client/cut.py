@@ -1,18 +1,21 @@
 """Cuts a graph at plain data: what is above the cut runs here, what is below it is sent as a small graph of its own.
 
 From the sampler upwards, every link that carries plain data (`node_types.PLAIN`, and conditioning) is cut. Loaders,
-LoRAs, model patches, guiders, schedulers and the sampler itself are below. Conditioning with a ControlNet, hooks or
-GLIGEN in it can't be sent as data, so the node that put it there goes below the cut too.
+LoRAs, model patches, guiders, schedulers and the sampler itself are below. Below the cut go, too:
+
+- what needs the diffusion model to make plain data, with all of its outputs, so that the model is loaded on one side;
+- among them the samplers before this one, and what is between them, unless `chain` is off;
+- nodes that put a ControlNet, hooks or GLIGEN into conditioning, which can't be sent as data;
+- with `remote_text` the text encoders. Without it no text encoder goes there for a sampler's sake.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
-from .node_types import ANY, LIVE, PIXELS, PLAIN, SAMPLED_WITH, NodeTypes
-
-Link = list  # [node id, output index], as in ComfyUI's API format
-OURS = ("VelocityOffload", "VelocityRemoteSampler")
+from .graph_view import GraphView, Into, Link, is_link
+from .model_needs import ModelNeeds
+from .node_types import ANY, DATA, LIVE, OURS, PIXELS, PLAIN, SOUND
 
 
 class CannotOffloadError(ValueError):
@@ -25,7 +28,8 @@ class Cut:
 
     `links` are the links that were cut, in the order of their numbers, and `kinds` their types; where a node that
     expands to others gives them a value instead of a link, it is that value. `names` says which nodes of the user's
-    graph the sent ones are. `prompt_text` and `pixels` list what of these leaves the machine.
+    graph the sent ones are. `prompt_text`, `pixels` and `sound` list what of these leaves the machine, `stays` why
+    samplers before this one run here, and `samplers` which sent nodes sample, in the order in which they do.
     """
 
     graph: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -35,108 +39,138 @@ class Cut:
     names: dict[str, str] = field(default_factory=dict)
     prompt_text: list[str] = field(default_factory=list)
     pixels: list[str] = field(default_factory=list)
+    sound: list[str] = field(default_factory=list)
+    stays: list[str] = field(default_factory=list)
+    samplers: list[str] = field(default_factory=list)
 
 
-def cut_graph(
-    get_node: Callable[[str], dict],
-    types: NodeTypes,
-    output: Link,
-    remote_text: bool,
-    available: Container[str],
-) -> Cut:
+def cut_graph(view: GraphView, output: Link, remote_text: bool, available: Container[str], chain: bool = True) -> Cut:
     """Return what has to be sent so that the endpoint can make `output`, an output of a sampler.
 
-    `get_node` returns a node of the user's graph in API format, `available` holds the node classes of the endpoint.
-    With `remote_text` the text encoders go below the cut too. Raises `CannotOffloadError`.
+    `available` holds the node classes of the endpoint. With `chain` the samplers before this one go along. Raises
+    `CannotOffloadError`.
     """
-    root = get_node(output[0])["class_type"]
+    cutter = _Cutter(view, remote_text, available, chain)
+    output = cutter.view.follow(output)
+    root = cutter.view.class_of(output) if is_link(output) else "a value"
     if root in OURS:
         raise CannotOffloadError("the latent already comes from an offloading node; connect Offload behind a sampler")
-    cutter = _Cutter(get_node, types, remote_text, available)
-    if not cutter.samples(output[0]):
+    if not is_link(output) or not cutter.needs.takes_model(output[0]):
         raise CannotOffloadError(
             f"{root} is no sampler (it takes no model and no guider); connect Offload directly behind the sampler"
         )
+    cutter.refuse_loops(output)
     cutter.cut.output = cutter.ship(output)
     return cutter.cut
 
 
 class _Cutter:
-    def __init__(
-        self, get_node: Callable[[str], dict], types: NodeTypes, remote_text: bool, available: Container[str]
-    ) -> None:
-        self.get_node, self.types, self.remote_text, self.available = get_node, types, remote_text, available
+    def __init__(self, view: GraphView, remote_text: bool, available: Container[str], chain: bool) -> None:
+        self.view, self.types, self.remote_text, self.available = view, view.types, remote_text, available
+        self.needs = ModelNeeds(view, remote_text, available, chain)
         self.cut = Cut()
-        self.ids: dict[str, str] = {}
+        self.ids: dict[tuple[str, str], str] = {}  # by node id and the class that it is sent as
         self.live: dict[str, bool] = {}  # by node id
 
-    def samples(self, node_id: str) -> bool:
-        """Whether one of the node's inputs is what only a sampler takes."""
-        node = self.get_node(node_id)
-        kinds = [self.types.input(node["class_type"], name)[0] for name in node["inputs"]]
-        return not SAMPLED_WITH.isdisjoint([*kinds, *(kind for _, kind in self._upstream([node_id, 0]))])
+    def refuse_loops(self, link: Link) -> None:
+        """Raise `CannotOffloadError` if the sampler is in a loop or behind one."""
+        for node_id in self.view.ancestors(link):
+            class_type = self.view.class_of([node_id, 0])
+            if self.types.is_loop(class_type):
+                raise CannotOffloadError(
+                    f"the sampler depends on {class_type} (node {node_id}), which runs a part of the graph several "
+                    "times, and only one pass of it could be sent: set route to local"
+                )
 
     def ship(self, link: Link) -> list:
         """Put the link's node below the cut, and return the link to its output there."""
-        node_id = link[0]
-        if node_id not in self.ids:
-            node = self.get_node(node_id)
-            self._check_available(node["class_type"], node_id)
-            self.ids[node_id] = name = str(len(self.ids) + 1)
+        node_id, class_type = link[0], self.needs.sent_class(link)
+        if (node_id, class_type) not in self.ids:
+            self._check_available(class_type, node_id)
+            self.ids[node_id, class_type] = name = str(len(self.cut.graph) + 1)
             self.cut.names[name] = node_id
-            self.cut.graph[name] = shipped = {"class_type": node["class_type"], "inputs": {}}
-            for input_name, value in node["inputs"].items():
-                shipped["inputs"][input_name] = self._input(node["class_type"], input_name, value)
-        return [self.ids[node_id], link[1]]
+            self.cut.graph[name] = shipped = {"class_type": class_type, "inputs": {}}
+            for found in self.needs.sent_inputs(node_id, class_type):
+                shipped["inputs"][found.name] = self._input(class_type, found)
+            if self.needs.is_sampler(node_id):  # behind those that it needs
+                self.cut.samplers.append(name)
+        return [self.ids[node_id, class_type], link[1]]
 
-    def _input(self, class_type: str, name: str, value: Any) -> Any:
-        wanted, options = self.types.input(class_type, name)
-        place = f"{class_type}.{name}"
+    def _input(self, class_type: str, found: Into) -> Any:
+        value, kind, place = found.value, found.kind, f"{class_type}.{found.name}"
         if _is_json(value) and not is_link(value):
-            if _is_prompt(value, wanted, options):
+            if _is_prompt(value, kind, found.options):
                 self.cut.prompt_text.append(place)
             return value
-        kind = self._kind(value, wanted) if is_link(value) else wanted
-        if not is_link(value) and not set(kind.split(",")) <= PLAIN | {"CONDITIONING"}:
+        parts = set(kind.split(","))
+        if not is_link(value) and not parts <= PLAIN | {"CONDITIONING"}:
             raise CannotOffloadError(f"{place} is no link but a {kind} itself, which can't be sent: set route to local")
         if is_link(value) and not self._is_cut(value, kind):
             return self.ship(value)
-        parts = set(kind.split(","))
-        if "STRING" in parts:
-            self.cut.prompt_text.append(place)
-        if parts & PIXELS:
-            self.cut.pixels.append(place)
-        same = (n for n, known in enumerate(self.cut.links) if known is value or (is_link(value) and known == value))
-        number = next(same, len(self.cut.links))
-        if number == len(self.cut.links):
-            self.cut.links.append(value)
-            self.cut.kinds.append(kind)
-        return {"@cut": number}
+        for kinds, places in (
+            ({"STRING"}, self.cut.prompt_text),
+            (PIXELS, self.cut.pixels),
+            (SOUND, self.cut.sound),
+        ):
+            if parts & kinds:
+                places.append(place)
+        return {"@cut": self._number(value, kind)}
+
+    def _number(self, value: Any, kind: str) -> int:
+        """Return the number of a cut; one link is cut once."""
+        for number, known in enumerate(self.cut.links):
+            if known is value or (is_link(value) and known == value):
+                return number
+        self.cut.links.append(value)
+        self.cut.kinds.append(kind)
+        return len(self.cut.links) - 1
 
     def _is_cut(self, link: Link, kind: str) -> bool:
-        if kind == "CONDITIONING":
-            return not (self.remote_text or self._carries_live_objects(link))
-        if kind == "LATENT":  # some nodes make conditioning and the latent for it in one
-            return not (self.remote_text and any(k == "CONDITIONING" for _, k in self._upstream(link)))
         if kind == "SIGMAS":  # plain, but to make them takes the model
-            return self._class(link) not in self.available
-        return all(part in PLAIN for part in kind.split(","))
+            return self.view.class_of(link) not in self.available
+        if not all(part in DATA for part in kind.split(",")):
+            return False
+        if self._goes_for_conditioning(link, kind):
+            return False
+        if not self.needs.needs_model(link):
+            return True
+        reason = self.needs.what_keeps(link)
+        if reason:
+            self._note_what_stays(link, reason)
+        return reason is not None
+
+    def _goes_for_conditioning(self, link: Link, kind: str) -> bool:
+        """Whether a node is sent because conditioning that it makes, or is made of, can't be or is not made here."""
+        node_id = link[0]
+        if "CONDITIONING" in {kind, *self.needs.gives(node_id)}:
+            return self.remote_text or self._carries_live_objects(link)
+        return self.remote_text and any(found.kind == "CONDITIONING" for found in self.view.links_into(node_id))
+
+    def _note_what_stays(self, link: Link, reason: str) -> None:
+        samplers = [node_id for node_id in self.view.ancestors(link, OURS) if self.needs.is_sampler(node_id)]
+        for node_id in samplers:
+            said = f"{self.view.class_of([node_id, 0])} (node {node_id}) runs here, as {reason}"
+            if said not in self.cut.stays:
+                self.cut.stays.append(said)
 
     def _carries_live_objects(self, link: Link) -> bool:
         if link[0] not in self.live:  # asked once for each node: conditioning branches and joins
-            self.live[link[0]] = any(self._is_live(link, upstream, kind) for upstream, kind in self._upstream(link))
+            self.live[link[0]] = any(self._is_live(link, found) for found in self.view.links_into(link[0]))
         return self.live[link[0]]
 
-    def _is_live(self, link: Link, upstream: Link, kind: str) -> bool:
-        if kind == "CLIP" and self._has_hooks(upstream):
+    def _is_live(self, link: Link, found: Into) -> bool:
+        if found.kind == "CLIP" and self._has_hooks(found.value):
             raise CannotOffloadError(
-                f"{self._class(link)} (node {link[0]}) encodes with hooks; its conditioning carries them, and they "
-                "can't be sent: set text_encoding to remote, or route to local"
+                f"{self.view.class_of(link)} (node {link[0]}) encodes with hooks; its conditioning carries them, and "
+                "they can't be sent: set text_encoding to remote, or route to local"
             )
-        return kind in LIVE or (kind == "CONDITIONING" and self._carries_live_objects(upstream))
+        return found.kind in LIVE or (found.kind == "CONDITIONING" and self._carries_live_objects(found.value))
 
     def _has_hooks(self, clip: Link) -> bool:
-        return any(kind == "HOOKS" or (kind == "CLIP" and self._has_hooks(link)) for link, kind in self._upstream(clip))
+        return any(
+            found.kind == "HOOKS" or (found.kind == "CLIP" and self._has_hooks(found.value))
+            for found in self.view.links_into(clip[0])
+        )
 
     def _check_available(self, class_type: str, node_id: str) -> None:
         if class_type not in self.available:
@@ -145,32 +179,11 @@ class _Cutter:
                 f"endpoint with --allow {class_type}, bypass the node, or set route to local"
             )
 
-    def _upstream(self, link: Link) -> list[tuple[Link, str]]:
-        """Return the links into the link's node, with their types."""
-        node = self.get_node(link[0])
-        return [
-            (value, self._kind(value, self.types.input(node["class_type"], name)[0]))
-            for name, value in node["inputs"].items()
-            if is_link(value)
-        ]
-
-    def _kind(self, link: Link, wanted: str) -> str:
-        kind = self.types.output(self._class(link), link[1])
-        return wanted if kind == ANY else kind
-
-    def _class(self, link: Link) -> str:
-        return self.get_node(link[0])["class_type"]
-
 
 def _is_json(value: Any) -> bool:
     if isinstance(value, (list, dict)):
         return all(map(_is_json, value.values() if isinstance(value, dict) else value))
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def is_link(value: Any) -> bool:
-    """Whether an input's value is a link and not the value itself."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
 def _is_prompt(value: Any, wanted: str, options: dict[str, Any]) -> bool:

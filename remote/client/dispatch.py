@@ -157,7 +157,7 @@ class Dispatcher:
         await asyncio.to_thread(hashing.join, HASHING_SECONDS)
         sizes = {name: len(data) for name, data in self.blobs.items()}
         said = account(self.folder, self.endpoint.url, self.cut, packed, sizes, job.transfer, self.models)
-        self.display.text(f"done in {seconds:.1f} s on {self.endpoint.name}, {said}")
+        self.display.text("; ".join([f"done in {seconds:.1f} s on {self.endpoint.name}, {said}", *self.cut.stays]))
         return items
 
     async def _interruptible(self, job: JobRun, manifest: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 log = logging.getLogger("velocity")
@@ -10,13 +11,13 @@ PREVIEW_SIZE = 512
 
 
 class SamplerDisplay:
-    """`node` is the node that runs, `shown_on` the one in the user's graph that stands for it."""
+    """`node` is the node that runs, `shown_on` the one in the user's graph that stands for it. `before` are the nodes
+    of samplers of the same job that come first, by their names in it."""
 
-    def __init__(self, node: str, shown_on: str) -> None:
-        import comfy.utils
-
-        self.shown_on = shown_on
-        self.bar = comfy.utils.ProgressBar(1, node_id=node)
+    def __init__(self, node: str, shown_on: str, before: Mapping[str, str]) -> None:
+        self.shown_on, self.before, self.node = shown_on, dict(before), node
+        self.now = next(iter(before.values()), node)  # whose steps are shown
+        self.bar = self._bar(self.now)
         self.step = (0, 1)
         self.last_text = ""
 
@@ -28,16 +29,35 @@ class SamplerDisplay:
 
     def tell(self, kind: str, data: Any) -> None:
         """Show an event of the protocol, or one of `JobRun`'s own. Raises ComfyUI's exception when interrupted."""
+        text = _text(kind, data)
         if kind == "step":
+            self._turn_to(self.before.get(data.get("node"), self.node))
             self.step = (data["value"], data["max"])
             self.bar.update_absolute(*self.step)
+            text = self._which() + text
         elif kind == "preview":
             self.bar.update_absolute(*self.step, _preview(data))
         elif kind == "warning":
             log.warning("Offload: the endpoint says: %s", data["message"])
-        text = _text(kind, data)
         if text:
             self.text(text)
+
+    def _turn_to(self, node: str) -> None:
+        """Show the steps of another sampler; the one of before has done its."""
+        if node != self.now:
+            from comfy_execution.progress import get_progress_state
+
+            get_progress_state().finish_progress(self.now)
+            self.now, self.bar = node, self._bar(node)
+
+    def _which(self) -> str:
+        nodes = [*self.before.values(), self.node]
+        return f"sampler {nodes.index(self.now) + 1} of {len(nodes)}, " if self.before else ""
+
+    def _bar(self, node: str) -> Any:
+        import comfy.utils
+
+        return comfy.utils.ProgressBar(1, node_id=node)
 
 
 def show_text(text: str, node: str) -> None:

@@ -3,11 +3,13 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("velocity")
 KEPT = 200
+NAMED = {"pixels": "pixels", "prompt_text": "prompt text", "sound": "sound"}  # what a person would want to know of
 CAVEAT = (
     "Latents and embeddings are not encryption: whoever holds them can decode the latent with the public VAE, and "
     "guess at the prompt from its embedding."
@@ -15,20 +17,22 @@ CAVEAT = (
 
 
 def describe(
-    cuts: list[tuple[str, Any]], sizes: dict[str, int], sent: set[str], prompt_text: list[str], pixels: list[str]
+    cuts: list[tuple[str, Any]], sizes: dict[str, int], sent: set[str], named: Mapping[str, list[str]]
 ) -> dict[str, Any]:
     """Return the manifest of what was sent: `cuts` are (type, packed value), `sizes` the bytes of each blob by name,
-    `sent` those that the endpoint did not have yet."""
+    `sent` those that the endpoint did not have yet, `named` the inputs with each of `NAMED`."""
+    found = {key: list(named.get(key, ())) for key in NAMED}
     tensors = []
     for kind, packed in cuts:
         mixed = kind in ("CONDITIONING", "LATENT")  # whose content the type does not tell
         for path, entry in _found(packed, ""):
             if isinstance(entry, str):
-                prompt_text = [*prompt_text, f"{kind} {path}"] if mixed else prompt_text
+                if mixed:
+                    found["prompt_text"].append(f"{kind} {path}")
                 continue
             name = entry.get("@tensor")
             if mixed and name and _shows_a_picture(kind, path, entry["shape"]):
-                pixels = [*pixels, f"{kind} {path}"]
+                found["pixels"].append(f"{kind} {path}")
             tensors.append(
                 {
                     "type": kind,
@@ -40,15 +44,12 @@ def describe(
                     "sent": name is None or name in sent,
                 }
             )
-    return {"tensors": tensors, "prompt_text": prompt_text, "pixels": pixels, "caveat": CAVEAT}
+    return {"tensors": tensors, **found, "caveat": CAVEAT}
 
 
 def statement(manifest: dict[str, Any]) -> str:
-    """Return the sentence about pixels and prompt text."""
-    found = [
-        f"{what} ({', '.join(manifest[key])})" if manifest[key] else f"no {what}"
-        for key, what in (("pixels", "pixels"), ("prompt_text", "prompt text"))
-    ]
+    """Return the sentence about pixels, prompt text and sound."""
+    found = [f"{what} ({', '.join(manifest[key])})" if manifest[key] else f"no {what}" for key, what in NAMED.items()]
     return ", ".join(found)
 
 

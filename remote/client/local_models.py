@@ -9,20 +9,42 @@ from .history import History
 
 
 def find_models(names: Iterable[str]) -> dict[str, Path]:
-    """Return the paths of those that are in one of ComfyUI's model folders.
+    """Return the paths of those that are in one of ComfyUI's model folders and can be read.
 
     An empty file only stands for a model that is elsewhere: ComfyUI wants the name in its list.
     """
+    return {name: paths[0] for name in names if (paths := [path for path in _paths(name) if not problem(path)])}
+
+
+def broken_models(names: Iterable[str]) -> dict[str, str]:
+    """Return what is wrong with each of those that this machine has no readable file of."""
+    return {
+        name: problem(paths[0]) if (paths := _paths(name)) else "is not on this machine"
+        for name in names
+        if not find_models([name])
+    }
+
+
+def problem(path: Path) -> str | None:
+    """Return why a model file can't be loaded, None for one that can as far as its header tells."""
+    if not path.stat().st_size:
+        return "is an empty file on this machine"
+    if path.suffix.casefold() in (".safetensors", ".sft"):
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"is cut off or no safetensors file on this machine ({error})"
+    return None
+
+
+def _paths(name: str) -> list[Path]:
     import folder_paths
 
-    found = {}
-    for name in names:
-        for folder in folder_paths.folder_names_and_paths:
-            path = folder_paths.get_full_path(folder, name)
-            if path is not None and Path(path).stat().st_size:
-                found[name] = Path(path)
-                break
-    return found
+    found = (folder_paths.get_full_path(folder, name) for folder in folder_paths.folder_names_and_paths)
+    return [Path(path) for path in found if path is not None]
 
 
 def start_hashing(paths: dict[str, Path], folder: Path) -> threading.Thread:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 RUN_LOCALLY, RAISE = "run locally", "raise"
+ALL_SAMPLERS, THIS_SAMPLER = "all before it", "this sampler"
 
 
 @dataclass(frozen=True)
@@ -14,3 +15,4 @@ class Options:
     on_failure: str = RUN_LOCALLY
     text_encoding: str = "local"
     deadline_seconds: float = 0.0
+    samplers: str = ALL_SAMPLERS

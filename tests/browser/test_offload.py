@@ -17,7 +17,7 @@ STEPS = 150
 SAMPLER, OFFLOAD = "5", "30"  # the nodes' ids in the file
 SET = "([id, name, value]) => { window.app.graph.getNodeById(id).widgets.find(w => w.name === name).value = value; }"
 PREVIEWS = "() => Object.keys(window.app.nodePreviewImages)"
-DONE_TEXT = "^done in .* no pixels, no prompt text$"
+DONE_TEXT = "^done in .* no pixels, no prompt text, no sound$"
 HEAR = "() => { window.heard = []; window.app.api.addEventListener('progress_text', e => heard.push(e.detail)); }"
 DONE = f"() => heard.filter(({{text}}) => /{DONE_TEXT}/.test(text)).map(({{nodeId}}) => nodeId)"
 TEXTS = """() => window.app.graph.nodes.flatMap(node => (node.widgets ?? [])

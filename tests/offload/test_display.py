@@ -15,7 +15,9 @@ from dev.server import ComfyServer
 
 STEPS, FOREVER = 40, 900
 JPEG = b"\xff\xd8\xff"
-DONE = re.compile(r"done in \d+\.\d s on default, (exact|unverified); sent \d+\.\d kB: no pixels, no prompt text")
+DONE = re.compile(
+    r"done in \d+\.\d s on default, (exact|unverified); sent \d+\.\d kB: no pixels, no prompt text, no sound"
+)
 
 
 def progress(watch: Watch) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ def plain(branches: Branches, seed: int = 701) -> list:
 def test_no_pixels_and_no_prompt_text(client: ComfyServer) -> None:
     manifest = egress(client, plain)
     assert manifest["pixels"] == manifest["prompt_text"] == []
-    assert manifest["statement"] == "no pixels, no prompt text" and "not encryption" in manifest["caveat"]
+    assert manifest["statement"] == "no pixels, no prompt text, no sound" and "not encryption" in manifest["caveat"]
     kinds = [tensor["type"] for tensor in manifest["tensors"]]
     assert set(kinds) == {"CONDITIONING", "LATENT"}
     blobs = [tensor for tensor in manifest["tensors"] if tensor["sha256"]]

@@ -4,55 +4,13 @@ import copy
 import json
 
 import pytest
-from velocity_nodes.remote.client.cut import CannotOffloadError, Cut, cut_graph
-from velocity_nodes.remote.client.node_types import NodeTypes
+from velocity_nodes.remote.client.cut import CannotOffloadError
 
 from demo.graph import painting
-from tests.remote.node_classes import load_classes
+from tests.remote.graphs import CLASSES, WIDGETS, base, classes_of, cut, node, sent, switch
 
-CLASSES = load_classes()
-
-
-def node(class_type: str, **inputs: object) -> dict:
-    """A node that its class would accept: no input that it does not have, none of the required ones missing."""
-    declared = CLASSES[class_type].INPUT_TYPES()
-    assert set(inputs) <= set(declared.get("required", {})) | set(declared.get("optional", {}))
-    return {"class_type": class_type, "inputs": inputs}
-
-
-WIDGETS = {"seed": 7, "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-
-
-def base(**changes: object) -> dict[str, dict]:
-    """Checkpoint, two prompts, empty latent, KSampler; `changes` are the sampler's inputs."""
-    inputs = {"model": ["ckpt", 0], "positive": ["pos", 0], "negative": ["neg", 0], "latent_image": ["empty", 0]}
-    return {
-        "ckpt": node("CheckpointLoaderSimple", ckpt_name="sd.safetensors"),
-        "pos": node("CLIPTextEncode", clip=["ckpt", 1], text="a red fox"),
-        "neg": node("CLIPTextEncode", clip=["ckpt", 1], text="blurry"),
-        "empty": node("EmptyLatentImage", width=512, height=512, batch_size=1),
-        "sampler": node("KSampler", **WIDGETS | inputs | changes),
-    }
-
-
-def cut(graph: dict, output: list | None = None, remote_text: bool = False, without: tuple = ()) -> Cut:
-    before = copy.deepcopy(graph)
-    available = set(CLASSES) - set(without)
-    found = cut_graph(graph.__getitem__, NodeTypes(CLASSES), output or ["sampler", 0], remote_text, available)
-    assert graph == before, "the user's graph was changed"
-    assert list(found.names) == list(found.graph)
-    json.dumps(vars(found))
-    return found
-
-
-def classes_of(found: Cut) -> list[str]:
-    return sorted(node["class_type"] for node in found.graph.values())
-
-
-def sent(found: Cut, class_type: str) -> dict:
-    """The inputs of the one node of this class that is sent."""
-    (inputs,) = (node["inputs"] for node in found.graph.values() if node["class_type"] == class_type)
-    return inputs
+MEASURED = ["measure", 0]  # a link whose value shows only when the graph runs
+MEASURE = {"measure": node("StringContains", string="a fox", substring="fox", case_sensitive=True)}
 
 
 def test_ksampler():
@@ -178,10 +136,11 @@ def test_loras_and_our_caches_are_sent():
     assert classes_of(found) == [
         "CheckpointLoaderSimple",
         "KSampler",
-        "LoraLoader",
+        "LoraLoaderModelOnly",
         "LoraLoaderModelOnly",
         "VelocityFirstBlockCache",
     ]
+    assert found.graph["4"]["inputs"] == {"model": ["5", 0], "lora_name": "a", "strength_model": 1.0}
     assert found.kinds == ["CONDITIONING", "CONDITIONING", "LATENT"]
 
 
@@ -246,14 +205,6 @@ def test_gligen_and_hooks_on_conditioning_go_as_graph():
     )
     assert found.prompt_text == ["GLIGENTextBoxApply.text"], "its text has to be sent with the node"
     assert found.links == [["pos", 0], ["neg", 0], ["empty", 0]]
-
-
-def test_two_samplers_in_a_row():
-    graph = base(latent_image=["first", 0])
-    graph["first"] = copy.deepcopy(base()["sampler"])
-    found = cut(graph)
-    assert classes_of(found) == ["CheckpointLoaderSimple", "KSampler"]
-    assert found.links == [["pos", 0], ["neg", 0], ["first", 0]]
 
 
 def test_linked_widgets():
@@ -353,28 +304,30 @@ def test_offload_behind_an_offloading_node(class_type):
     assert cut(graph, ["second", 0]).links[2] == ["offload", 0], "a second sampler behind it is fine"
 
 
-def switch(yes: list, no: list) -> dict:
-    return node("ComfySwitchNode", switch=True, on_false=no, on_true=yes)
-
-
 def test_wildcard_outputs_take_the_type_that_is_wanted():
-    graph = base(model=["model", 0], latent_image=["latent", 0], positive=["text", 0], seed=["seed", 0])
+    graph = base(model=["model", 0], latent_image=["latent", 0], positive=["text", 0], seed=["seed", 0]) | MEASURE
     graph["lora"] = node("LoraLoaderModelOnly", model=["ckpt", 0], lora_name="b", strength_model=0.5)
-    graph["model"] = switch(["lora", 0], ["ckpt", 0])
-    graph["latent"] = switch(["empty", 0], ["empty", 0])
-    graph["text"] = switch(["pos", 0], ["neg", 0])
-    graph["seed"] = switch(["one", 0], ["one", 0])
+    graph["model"] = switch(["lora", 0], ["ckpt", 0], MEASURED)
+    graph["latent"] = switch(["empty", 0], ["empty", 0], MEASURED)
+    graph["text"] = switch(["pos", 0], ["neg", 0], MEASURED)
+    graph["seed"] = switch(["one", 0], ["one", 0], MEASURED)
     graph["one"] = node("PrimitiveInt", value=1)
     found = cut(graph)
     assert classes_of(found) == ["CheckpointLoaderSimple", "ComfySwitchNode", "KSampler", "LoraLoaderModelOnly"]
     kinds = dict(zip((link[0] for link in found.links), found.kinds, strict=True))
-    assert kinds == {"seed": "INT", "text": "CONDITIONING", "neg": "CONDITIONING", "latent": "LATENT"}
+    assert kinds == {
+        "seed": "INT",
+        "text": "CONDITIONING",
+        "neg": "CONDITIONING",
+        "latent": "LATENT",
+        "measure": "BOOLEAN",
+    }
 
 
 def test_a_controlnet_behind_wildcards_is_seen():
-    graph = controlled(control_net=["which net", 0])
-    graph["which net"] = switch(["net", 0], ["net", 0])
-    graph["which"] = switch(["control", 0], ["pos", 0])
+    graph = controlled(control_net=["which net", 0]) | MEASURE
+    graph["which net"] = switch(["net", 0], ["net", 0], MEASURED)
+    graph["which"] = switch(["control", 0], ["pos", 0], MEASURED)
     graph["sampler"]["inputs"]["positive"] = ["which", 0]
     found = cut(graph)
     assert classes_of(found).count("ComfySwitchNode") == 2
@@ -392,8 +345,8 @@ def test_numbers_in_a_text_widget_are_no_prompt():
 
 
 def test_text_of_an_input_that_the_class_does_not_name_counts_as_prompt():
-    graph = base(model=["switched", 0])
-    graph["switched"] = switch(["ckpt", 0], ["ckpt", 0])
+    graph = base(model=["switched", 0]) | MEASURE
+    graph["switched"] = switch(["ckpt", 0], ["ckpt", 0], MEASURED)
     graph["switched"]["inputs"]["note.0"] = "a red fox"
     assert cut(graph).prompt_text == ["ComfySwitchNode.note.0"]
 

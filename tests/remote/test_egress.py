@@ -13,7 +13,7 @@ EMBEDDING = torch.randn(1, 5, 8)
 LATENT = {"samples": torch.randn(1, 16, 4, 4)}
 
 
-def manifest(*cuts: tuple[str, object], sent: bool = True, prompt_text: tuple = (), pixels: tuple = ()) -> dict:
+def manifest(*cuts: tuple[str, object], sent: bool = True, **named: tuple) -> dict:
     blobs = {}
 
     def add(data: bytes) -> str:
@@ -22,7 +22,7 @@ def manifest(*cuts: tuple[str, object], sent: bool = True, prompt_text: tuple = 
 
     packed = [(kind, pack([value], add)) for kind, value in cuts]
     sizes = {name: len(data) for name, data in blobs.items()}
-    found = describe(packed, sizes, set(blobs) if sent else set(), list(prompt_text), list(pixels))
+    found = describe(packed, sizes, set(blobs) if sent else set(), named)
     assert json.loads(json.dumps(found)) == found
     assert {tensor["sha256"] for tensor in found["tensors"]} - {None} == set(blobs), "every blob is listed"
     return found
@@ -41,18 +41,22 @@ def test_every_tensor_is_listed():
     assert [row["sent"] for row in found["tensors"]] == [True, True, True]
     assert (found["tensors"][2]["bytes"], found["tensors"][2]["sha256"]) == (0, None)
     assert found["caveat"] == CAVEAT
-    assert statement(found) == "no pixels, no prompt text"
+    assert statement(found) == "no pixels, no prompt text, no sound"
 
 
 def test_what_the_endpoint_had_already_was_not_sent_again():
     assert [row["sent"] for row in manifest(("LATENT", LATENT), sent=False)["tensors"]] == [False]
 
 
-def test_pixels_and_text_are_told_with_their_places():
+def test_pixels_text_and_sound_are_told_with_their_places():
     found = manifest(("IMAGE", torch.rand(1, 4, 4, 3)), pixels=("ControlNetApplyAdvanced.image",))
-    assert statement(found) == "pixels (ControlNetApplyAdvanced.image), no prompt text"
+    assert statement(found) == "pixels (ControlNetApplyAdvanced.image), no prompt text, no sound"
     found = manifest(("STRING", "a red fox"), prompt_text=("CLIPTextEncode.text", "CLIPTextEncode.text"))
-    assert statement(found) == "no pixels, prompt text (CLIPTextEncode.text, CLIPTextEncode.text)"
+    assert statement(found) == "no pixels, prompt text (CLIPTextEncode.text, CLIPTextEncode.text), no sound"
+    found = manifest(
+        ("AUDIO", {"waveform": torch.rand(1, 2, 9), "sample_rate": 9}), sound=("LTXVReferenceAudio.audio",)
+    )
+    assert statement(found) == "no pixels, no prompt text, sound (LTXVReferenceAudio.audio)"
 
 
 MASK = torch.eye(4)[None]
@@ -69,7 +73,7 @@ MASK = torch.eye(4)[None]
     ],
 )
 def test_pixels_within_other_things_are_pixels(kind, value, place):
-    assert statement(manifest((kind, value))) == f"pixels ({place}), no prompt text"
+    assert statement(manifest((kind, value))) == f"pixels ({place}), no prompt text, no sound"
 
 
 @pytest.mark.parametrize(
@@ -83,12 +87,12 @@ def test_pixels_within_other_things_are_pixels(kind, value, place):
     ],
 )
 def test_what_shows_nothing_is_no_pixels(kind, value):
-    assert statement(manifest((kind, value))) == "no pixels, no prompt text"
+    assert statement(manifest((kind, value))) == "no pixels, no prompt text, no sound"
 
 
 def test_text_within_conditioning_is_text():
     found = manifest(("CONDITIONING", [[EMBEDDING, {"caption": "a red fox", "prompt_type": "negative"}]]))
-    assert statement(found) == "no pixels, prompt text (CONDITIONING [0][0][1].caption)"
+    assert statement(found) == "no pixels, prompt text (CONDITIONING [0][0][1].caption), no sound"
 
 
 def test_the_file(tmp_path):

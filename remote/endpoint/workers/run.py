@@ -25,10 +25,12 @@ class Run:
     started: float | None = None
     cold: bool = False
     progressed: float = field(default_factory=time.monotonic)  # when something last happened
+    node: str = ""  # of the job's graph, whose step the following is
     value: int = 0
     max: int = 0
-    first_step: tuple[float, int] | None = None  # when the first report came, and of which step
-    last_step: float = 0.0
+    # Of the first node that counts steps, when the first and the last report came, and of which step.
+    first_step: tuple[str, float, int] | None = None
+    last_step: tuple[float, int] = (0.0, 0)
     dropped: set[str] = field(default_factory=set)  # jobs whose result nobody wants any more
     cancelled: float | None = None  # when the worker was first asked to stop
     _preview_time: float = 0.0
@@ -50,18 +52,20 @@ class Run:
         self.cold = cold
 
     def progress(self, nodes: dict[str, dict[str, Any]]) -> None:
-        """Take in ComfyUI's progress of all nodes, and tell the step of the node that was asked for."""
+        """Take in ComfyUI's progress of all nodes, and tell the step of the one that runs."""
         self.progressed = time.monotonic()
-        found = _sampler(nodes, GRAPH + self.jobs[0].manifest["output"][0])
+        found = _counting(nodes, GRAPH + self.jobs[0].manifest["output"][0])
         if found is None:
             return
-        value, maximum = int(found["value"]), int(found["max"])
-        if (value, maximum) == (self.value, self.max) or value < 1:
+        node, value, maximum = _name(found), int(found["value"]), int(found["max"])
+        if (node, value, maximum) == (self.node, self.value, self.max) or value < 1:
             return
-        self.value, self.max, self.last_step = value, maximum, self.progressed
+        self.node, self.value, self.max = node, value, maximum
         if self.first_step is None:
-            self.first_step = (self.progressed, value)
-        self.emit("step", {"value": value, "max": maximum})
+            self.first_step = (node, self.progressed, value)
+        if node == self.first_step[0]:
+            self.last_step = (self.progressed, value)
+        self.emit("step", {"value": value, "max": maximum, "node": node})
 
     def preview(self, picture: bytes) -> None:
         """Tell of a picture, at most one in `PREVIEW_SECONDS`; the newest wins."""
@@ -90,8 +94,9 @@ class Run:
         """Return the seconds before the first step began, judged by how long the later ones took; None if unknown."""
         if self.first_step is None or self.started is None:
             return None
-        when, value = self.first_step
-        per_step = (self.last_step - when) / (self.value - value) if self.value > value else 0.0
+        _, when, value = self.first_step
+        last, last_value = self.last_step
+        per_step = (last - when) / (last_value - value) if last_value > value else 0.0
         return max(0.0, when - self.started - per_step * value)
 
     def _send_preview(self) -> None:
@@ -102,9 +107,14 @@ class Run:
                 self.events.emit(job.id, "preview", {"jpeg": text, "value": self.value})
 
 
-def _sampler(nodes: dict[str, dict[str, Any]], wanted: str) -> dict[str, Any] | None:
+def _counting(nodes: dict[str, dict[str, Any]], wanted: str) -> dict[str, Any] | None:
     """Return the progress of the node `wanted` (or what it expanded to), else of any node that counts steps."""
     counting = [node for node in nodes.values() if node.get("max", 0) > 1]
     own = [node for node in counting if wanted in (node.get("node_id"), node.get("display_node_id"))]
     running = [node for node in counting if node.get("state") == "running"]
     return next(iter(own or running), None)
+
+
+def _name(progress: dict[str, Any]) -> str:
+    """Return what the job's graph calls the node, or the one that has expanded to it."""
+    return str(progress.get("display_node_id") or progress.get("node_id")).removeprefix(GRAPH)

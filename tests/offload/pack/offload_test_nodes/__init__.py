@@ -27,6 +27,21 @@ class OffloadTestSeeds(io.ComfyNode):
         return io.NodeOutput(list(range(first, first + count)))
 
 
+class OffloadTestPass(io.ComfyNode):
+    """Passes a latent on."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's schema."""
+        inputs, outputs = [io.Latent.Input("latent")], [io.Latent.Output()]
+        return io.Schema(node_id="OffloadTestPass", category=CATEGORY, inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, latent: dict) -> io.NodeOutput:
+        """Return the latent."""
+        return io.NodeOutput(latent)
+
+
 class OffloadTestLive(io.ComfyNode):
     """Hides an object in conditioning."""
 
@@ -113,7 +128,14 @@ class OffloadTestExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class."""
-        return [OffloadTestSeeds, OffloadTestLive, OffloadTestSampler, OffloadTestNested, OffloadTestNestedModel]
+        return [
+            OffloadTestSeeds,
+            OffloadTestPass,
+            OffloadTestLive,
+            OffloadTestSampler,
+            OffloadTestNested,
+            OffloadTestNestedModel,
+        ]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

@@ -1,29 +1,26 @@
 """Node classes as ComfyUI has them once it serves: its own, old and new, this pack's, and the tiny model's."""
 
 import asyncio
-import importlib
+import functools
 from types import ModuleType
 
 import velocity_nodes
 
-EXTRAS = (
-    "align_your_steps",
-    "custom_sampler",
-    "hooks",
-    "logic",
-    "primitive",
-)
+from demo import tiny_flux
 
 
+@functools.cache
 def load_classes() -> dict[str, type]:
     """Return the classes by name."""
+    return asyncio.run(_load())
+
+
+async def _load() -> dict[str, type]:
     import nodes
 
-    classes = dict(nodes.NODE_CLASS_MAPPINGS)
-    modules = [importlib.import_module(f"comfy_extras.nodes_{name}") for name in EXTRAS]
-    for module in [*modules, velocity_nodes, importlib.import_module("demo.tiny_flux")]:
-        classes.update(getattr(module, "NODE_CLASS_MAPPINGS", None) or asyncio.run(_new_classes(module)))
-    return classes
+    failed = set(await nodes.init_builtin_extra_nodes()) - {"nodes_replacements.py"}  # no nodes; it needs the server
+    assert not failed, f"ComfyUI could not load its own {failed}"
+    return {**nodes.NODE_CLASS_MAPPINGS, **await _new_classes(velocity_nodes), **await _new_classes(tiny_flux)}
 
 
 async def _new_classes(module: ModuleType) -> dict[str, type]:
