@@ -20,6 +20,8 @@ from .server import ComfyServer
 import_comfyui()
 import_pack()
 
+from velocity_nodes.remote.wire.model_names import MODEL_SUFFIXES  # noqa: E402
+
 from .node_classes import load_classes  # noqa: E402
 from .template_plans import Plan, page, plans, samplers  # noqa: E402
 
@@ -79,10 +81,16 @@ def without_texts(graph: dict[str, Any], classes: dict[str, type]) -> dict[str, 
         inputs = graph[name]["inputs"]
         wanted[name] = {
             "class_type": graph[name]["class_type"],
-            "inputs": {key: value[:LONGEST] if isinstance(value, str) else value for key, value in inputs.items()},
+            "inputs": {key: _short(value) for key, value in inputs.items()},
         }
         waiting += [value[0] for value in inputs.values() if isinstance(value, list) and len(value) == 2]
     return wanted
+
+
+def _short(value: Any) -> Any:
+    """Return an input's value; of a text its beginning, unless it names a model."""
+    is_text = isinstance(value, str) and not value.casefold().endswith(MODEL_SUFFIXES)
+    return value[:LONGEST] if is_text else value
 
 
 def report(found: list[Plan]) -> None:

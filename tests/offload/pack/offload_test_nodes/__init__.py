@@ -1,5 +1,7 @@
 """Nodes that only the client of the offload tests has: lists, objects in conditioning, nodes that expand to others."""
 
+import logging
+
 from comfy_api.latest import ComfyExtension, io
 
 CATEGORY = "tests"
@@ -40,6 +42,27 @@ class OffloadTestPass(io.ComfyNode):
     def execute(cls, latent: dict) -> io.NodeOutput:
         """Return the latent."""
         return io.NodeOutput(latent)
+
+
+class OffloadTestTiny(io.ComfyNode):
+    """Makes conditioning of any text encoder one of the tiny model's size, and says so in the log."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's schema."""
+        inputs, outputs = [io.Conditioning.Input("conditioning")], [io.Conditioning.Output()]
+        return io.Schema(node_id="OffloadTestTiny", category=CATEGORY, inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, conditioning: list) -> io.NodeOutput:
+        """Return the first twelve tokens, 64 numbers of each."""
+        logging.info("velocity test: tiny conditioning")
+        return io.NodeOutput(
+            [
+                [tokens[:, :12, :64], {"pooled_output": options["pooled_output"][:, :64]}]
+                for tokens, options in conditioning
+            ]
+        )
 
 
 class OffloadTestLive(io.ComfyNode):
@@ -131,6 +154,7 @@ class OffloadTestExtension(ComfyExtension):
         return [
             OffloadTestSeeds,
             OffloadTestPass,
+            OffloadTestTiny,
             OffloadTestLive,
             OffloadTestSampler,
             OffloadTestNested,
