@@ -1,4 +1,4 @@
-"""Cuts the samplers of graphs as Offload does, and lets the jobs in as the endpoint does, without models or servers."""
+"""Cuts the samplers of graphs as Offload does, and lets the jobs in as endpoint and worker do, without any model."""
 
 import json
 from collections import Counter
@@ -14,6 +14,8 @@ from velocity_nodes.remote.endpoint.admission.refusal import Refusal
 from velocity_nodes.remote.endpoint.settings import Limits
 from velocity_nodes.remote.wire.model_names import model_names
 from velocity_nodes.remote.worker.allowed import is_allowed
+
+from .template_validation import Validation
 
 PACK = "velocity_nodes"
 TENSOR = {"@fill": 0.0, "dtype": "float32", "shape": [1, 16, 64, 64]}
@@ -44,15 +46,19 @@ def samplers(graph: dict[str, Any], classes: dict[str, type]) -> list[str]:
 def plans(graphs: dict[str, dict[str, Any]], classes: dict[str, type]) -> list[Plan]:
     """Return the plans of all samplers, each with the text encoders here and there."""
     available = frozenset(name for name, found in classes.items() if is_allowed(name, found, PACK))
-    return [
-        _plan(Plan(template, sampler, text), graph, classes, available)
-        for template, graph in graphs.items()
-        for sampler in samplers(graph, classes)
-        for text in ("local", "remote")
-    ]
+    names = (name for graph in graphs.values() for name in model_names(graph))
+    with Validation(classes, names) as validation:
+        return [
+            _plan(Plan(template, sampler, text), graph, classes, available, validation)
+            for template, graph in graphs.items()
+            for sampler in samplers(graph, classes)
+            for text in ("local", "remote")
+        ]
 
 
-def _plan(plan: Plan, graph: dict[str, Any], classes: dict[str, type], available: frozenset[str]) -> Plan:
+def _plan(
+    plan: Plan, graph: dict[str, Any], classes: dict[str, type], available: frozenset[str], validation: Validation
+) -> Plan:
     try:
         cut = cut_graph(_view(graph, classes), [plan.sampler, 0], plan.text == "remote", available)
         manifest = _manifest(cut)
@@ -60,6 +66,7 @@ def _plan(plan: Plan, graph: dict[str, Any], classes: dict[str, type], available
     except (CannotOffloadError, Refusal) as error:
         plan.refused = str(error).partition(". Install")[0]
         return plan
+    plan.refused = validation.refusal(manifest)
     found = (("pixels", cut.pixels), ("prompt text", cut.prompt_text), ("sound", cut.sound))
     plan.jobs, plan.stays, plan.leaves = len(cut.samplers), cut.stays, [name for name, places in found if places]
     return plan
@@ -80,8 +87,9 @@ def page(found: list[Plan]) -> str:
     lines = [
         "# ComfyUI's official templates with Offload",
         "",
-        "Each sampler of each template, with Offload put behind it: can it be sent, and what leaves this machine",
-        "besides embeddings and latents. Written by `python -m nox -s templates`.",
+        "Each sampler of each template, with Offload put behind it: can it be sent, is it let in by the endpoint and",
+        "by ComfyUI's own check there, and what leaves this machine besides embeddings and latents. Written by",
+        "`python -m nox -s templates`.",
         "",
         "| text encoders | samplers | can be sent | in one job with those before | one before runs here |",
         "|---|--:|--:|--:|--:|",
