@@ -6,9 +6,11 @@ import json
 import os
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from served_app import ANNA, BERTA, blob, manifest, sampler_inputs, served, tensor
+from velocity_nodes.remote.endpoint.api.routes import ResultFile
 from velocity_nodes.remote.endpoint.settings import Limits
 from velocity_nodes.remote.wire.blob import blob_name, encode_header
 
@@ -433,6 +435,23 @@ def test_the_first_event_comes_within_20_ms(tmp_path):
                     pass
                 seconds.append(time.perf_counter() - start)
         assert sorted(seconds)[15] < 0.02
+
+    run(scene, tmp_path)
+
+
+def test_a_result_that_is_released_while_it_is_asked_for_is_gone(tmp_path, monkeypatch):
+    send = ResultFile.__call__
+
+    async def late(self, *arguments):
+        Path(self.path).unlink()
+        await send(self, *arguments)
+
+    monkeypatch.setattr(ResultFile, "__call__", late)
+
+    async def scene(endpoint):
+        job = (await endpoint.submit())["job"]
+        endpoint.scheduler.finish(job)
+        assert await endpoint.error("GET", f"/v1/jobs/{job}/result") == (410, "gone")
 
     run(scene, tmp_path)
 

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from fastapi import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ...wire.blob import BlobError, is_blob_name
 from ..admission.manifest import PROTOCOL, parse_json
@@ -124,7 +126,7 @@ class Routes:
         if job.state != DONE:
             raise Refusal("not_found", f"the job is {job.state} and has no result", "follow its events until `done`")
         headers = {"ETag": f'"{job.result["sha256"]}"', "Cache-Control": "no-store"}
-        return FileResponse(path, headers=headers, media_type="application/octet-stream")
+        return ResultFile(path, headers=headers, media_type="application/octet-stream")
 
     async def metrics_text(self) -> Response:
         """GET /metrics."""
@@ -136,6 +138,19 @@ class Routes:
         if job is None or job.owner != request.state.owner:
             raise Refusal("not_found", f"there is no job {quoted(job_id)} of this key", "submit it again")
         return job
+
+
+class ResultFile(FileResponse):
+    """A result, which another request may release at any moment, also after this one has found it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file (ASGI); `Refusal` if it is gone by now."""
+        try:
+            await super().__call__(scope, receive, send)
+        except (RuntimeError, FileNotFoundError) as error:
+            if Path(self.path).is_file():
+                raise
+            raise _gone() from error
 
 
 def _gone() -> Refusal:
