@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from .said import harmless
+
 log = logging.getLogger("velocity")
 PREVIEW_SIZE = 512
 
@@ -38,7 +40,7 @@ class SamplerDisplay:
         elif kind == "preview":
             self.bar.update_absolute(*self.step, _preview(data))
         elif kind == "warning":
-            log.warning("Offload: the endpoint says: %s", data["message"])
+            log.warning("Offload: the endpoint says: %s", harmless(data["message"]))
         if text:
             self.text(text)
 
@@ -64,7 +66,7 @@ def show_text(text: str, node: str) -> None:
     """Put a line of text on a node of the user's graph."""
     from server import PromptServer
 
-    PromptServer.instance.send_progress_text(text, node)
+    PromptServer.instance.send_progress_text(harmless(text), node)
 
 
 def _text(kind: str, data: Any) -> str | None:

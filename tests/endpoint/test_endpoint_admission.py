@@ -313,3 +313,15 @@ def test_the_largest_bodies_keep_nobody_waiting(job):
     except Refusal as refusal:
         assert refusal.code == "too_large"
     assert time.process_time() - start < 1
+
+
+def test_what_many_inputs_share_is_still_checked():
+    """A cut that is looked at once is held to the limit of each kind of input that takes it."""
+    fine = sampler_inputs(a={"@cut": 0}, b={"@cut": 0})
+    assert admit(manifest(graph=fine, cuts=[[5000]]), LIMITS, CAPABILITIES) == []
+    for name in ("steps", "x.batch_size", "amount"):
+        assert (
+            refused(manifest(graph=sampler_inputs(a={"@cut": 0}, **{name: {"@cut": 0}}), cuts=[[5000]])) == "too_large"
+        )
+    assert refused(manifest(graph=fine, cuts=[["../x.safetensors"]])) == "bad_request"
+    assert refused(manifest(graph=fine, cuts=[["other.safetensors"]])) == "missing_model"

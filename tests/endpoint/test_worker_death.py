@@ -35,7 +35,7 @@ def test_a_killed_worker_is_started_again_and_its_job_too(stack):
     assert attempts == [1], "what only waited at the dead worker has lost no attempt"
 
 
-def test_a_job_that_kills_its_worker_twice_fails_with_the_last_lines(stack):
+def test_a_job_that_kills_its_worker_twice_fails_and_the_operator_sees_why(stack, caplog):
     stack.until_ready()
     job = stack.submit(stack.job(*tiny_job(seed=3, steps=LONG)))
     stack.follow(job, until=("step",))
@@ -44,7 +44,9 @@ def test_a_job_that_kills_its_worker_twice_fails_with_the_last_lines(stack):
     stack.slot.worker.process.kill()
     kind, error = stack.follow(job)[-1]
     assert (kind, error["code"]) == ("failed", "worker_failed")
-    assert "got prompt" in error["message"] and error["next"]
+    assert "ended with code -9" in error["message"] and error["next"]
+    assert "got prompt" not in str(stack.follow(job)), "what the worker prints may be about somebody else's job"
+    assert "got prompt" in caplog.text and job.id in caplog.text
     assert stack.call_now(lambda: stack.journal.get(job.id)).attempts == 2
 
 

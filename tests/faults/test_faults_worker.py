@@ -30,7 +30,7 @@ def test_worker_killed_twice(rig):
         rig.worker().kill()
         rig.until(lambda: not rig.health()["running"], "the endpoint has seen it")
     painting.assert_right()
-    assert painting.ran_here and "the worker ended with code -9. Its last lines:" in painting.log
+    assert painting.ran_here and "the worker ended with code -9, for the second time" in painting.log
     job = rig.new_job(known)
     assert job.state == "failed" and job.attempts == 2
     rig.until_ready()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...wire.model_names import MODEL_SUFFIXES
 from ..settings import Limits
-from .graph import check_acyclic, check_link, is_link, scalars
+from .graph import check_acyclic, check_link, is_link, scalars, source_of
 from .manifest import Manifest, check_form
 from .packed import Tensor, check_text, tensors_of
 from .refusal import Refusal, bad_request, quoted, too_large
@@ -22,6 +22,7 @@ LIMITED = {
     "width": "side",
     "height": "side",
     "batch_size": "batch",
+    "amount": "batch",  # of Repeat Latent Batch
     "length": "frames",
     "frames": "frames",
 }
@@ -42,11 +43,18 @@ def admit(manifest: Any, limits: Limits, capabilities: dict[str, Any] | None) ->
     form = check_form(manifest)
     tensors = tensors_of(form.cuts, limits)
     check_link(form.output, form)
+    seen: set[tuple] = set()
     for node in form.graph.values():
         check_text(node.class_type, limits)
         for name, value in node.inputs.items():
             check_text(name, limits)
-            _check_input(name, value, form, limits)
+            _check_form(name, value, form)
+            limited = _LIMITED_NAME.search(name)
+            limit = LIMITED[limited[1]] if limited else None
+            source = source_of(value)
+            if source is None or (source, limit) not in seen:  # each once: thousands of inputs may have one cut
+                seen.add((source, limit))
+                _check_values(name, value, limit, form, limits)
     check_acyclic(form)
     if capabilities is not None:
         check_nodes_and_models(manifest, capabilities)
@@ -81,7 +89,8 @@ def blob_places(manifest: dict[str, Any], limits: Limits) -> list[Tensor]:
     return [tensor for tensor in tensors_of(manifest["cuts"], limits) if tensor.blob]
 
 
-def _check_input(name: str, value: Any, form: Manifest, limits: Limits) -> None:
+def _check_form(name: str, value: Any, form: Manifest) -> None:
+    """Raise `Refusal` for a cut or a link that leads nowhere, and for a value of another form."""
     if isinstance(value, dict) and "@cut" in value:
         number = value["@cut"]
         if len(value) != 1 or type(number) is not int or not 0 <= number < len(form.cuts):
@@ -90,13 +99,16 @@ def _check_input(name: str, value: Any, form: Manifest, limits: Limits) -> None:
         check_link(value, form)
     else:
         _check_literal(value, 0)
-    limited = _LIMITED_NAME.search(name)
+
+
+def _check_values(name: str, value: Any, limit: str | None, form: Manifest, limits: Limits) -> None:
+    """Raise `Refusal` if a text or number that the input may come to be is not allowed."""
     for item in scalars(value, form):
         if isinstance(item, str):
             check_text(item, limits)
             _model_name(item)
-        if limited:
-            _check_number(name, item, LIMITED[limited[1]], limits)
+        if limit:
+            _check_number(name, item, limit, limits)
 
 
 def _check_literal(value: Any, depth: int) -> None:
@@ -122,8 +134,13 @@ def _check_number(name: str, value: Any, kind: str, limits: Limits) -> None:
 
 
 def _model_names(form: Manifest) -> Iterator[str]:
+    seen = set()
     for node in form.graph.values():
         for value in node.inputs.values():
+            source = source_of(value)
+            if source is not None and source in seen:
+                continue
+            seen.add(source)
             names = (_model_name(item) for item in scalars(value, form) if isinstance(item, str))
             yield from (name for name in names if name)
 

@@ -48,6 +48,13 @@ def _scalars_within(literal: Any) -> Iterator[Any]:
         yield literal
 
 
+def source_of(value: Any) -> tuple[str, Any] | None:
+    """Return what an input shares with others that have the same cut or link; None for a value of its own."""
+    if isinstance(value, dict) and "@cut" in value:
+        return "cut", value["@cut"]
+    return ("node", value[0]) if is_link(value) else None
+
+
 def check_acyclic(form: Manifest) -> None:
     """Raise `Refusal` if the graph has a cycle (Kahn, 1962)."""
     sources = {

@@ -34,9 +34,9 @@ async def watch(settings: Settings, slots: Sequence[WorkerSlot], on_overdue: OnO
                 slot.refresh()
 
 
-def _overdue(usual: float, run: Run, now: float) -> Iterator[tuple[Job, float]]:
+def _overdue(most: float, run: Run, now: float) -> Iterator[tuple[Job, float]]:
     for job in run.live:
-        deadline = job.manifest.get("deadline_seconds") or usual
+        deadline = min(job.manifest.get("deadline_seconds") or most, most)
         if run.started is not None and now - run.started > deadline:
             yield job, deadline
 

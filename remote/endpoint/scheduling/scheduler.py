@@ -143,12 +143,21 @@ class Scheduler:
             self._pump()
 
     def on_lost(self, slot: WorkerSlot, runs: list[Run], reason: str) -> None:
-        """Run again what was lost, before all others, unless it was running for the second time."""
-        tail = slot.worker.tail()
-        log.warning("worker %d: %s; it is started again. Its last lines:\n%s", slot.worker.number, reason, tail)
+        """Run again what was lost, before all others, unless it was running for the second time.
+
+        What the worker printed last is for the operator alone: it may be about anybody's job.
+        """
+        log.warning(
+            "worker %d: %s; it is started again. It ran %s. Its last lines:\n%s",
+            slot.worker.number,
+            reason,
+            ", ".join(job.id for run in runs for job in run.live) or "nothing",
+            slot.worker.tail(),
+        )
         self.metrics.restarts.inc()
         for run in reversed(runs):
-            self._again(run, f"{reason}. Its last lines:\n{tail}", f"{reason}; it is started again and so is the job")
+            failed = f"{reason}, for the second time; the endpoint's log has what it printed last"
+            self._again(run, failed, f"{reason}; it is started again and so is the job")
         self._pump()
 
     def on_given_up(self, slot: WorkerSlot) -> None:
