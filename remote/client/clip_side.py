@@ -6,18 +6,19 @@ LoRA to whichever of the two it is given, so what encodes the text is repeated b
 
 from typing import Any
 
-from .graph_view import GraphView, Link
+from .graph_view import GraphView, Link, is_link
 from .node_types import MODEL_SIDE, OURS, WITH_MODEL
 
 CLIP = 1  # the loaders' output
 
 
-def without_model(link: Link, view: GraphView, builder: Any) -> Link:
+def without_model(link: Link | Any, view: GraphView, builder: Any) -> Link | Any:
     """Return a link to the same value that does not take the diffusion model to make.
 
-    `builder` is ComfyUI's GraphBuilder, which gets the copies; where none are needed it is the link itself.
+    `builder` is ComfyUI's GraphBuilder, which gets the copies; where none are needed it is the link itself, and a value
+    stays what it is.
     """
-    return _ClipSide(view, builder).copy(link)
+    return _ClipSide(view, builder).copy(link) if is_link(link) else link
 
 
 class _ClipSide:
