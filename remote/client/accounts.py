@@ -1,6 +1,7 @@
-"""After a job: what it measured, for the next decision, and what left this machine for it."""
+"""What a job measured, for the next decision, and what leaves this machine for it."""
 
 import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from . import egress
 from .cut import Cut
 from .history import History, Work
 from .run_job import Transfer
+from .said import harmless
 
 log = logging.getLogger("velocity")
 ENOUGH_TO_MEASURE = 100_000  # bytes; fewer say nothing about the wire's speed
@@ -30,29 +32,38 @@ def measure(folder: Path, endpoint: str, work: Work, transfer: Transfer, seconds
     history.save()
 
 
-def account(
-    folder: Path,
-    url: str,
-    cut: Cut,
-    packed: list[list],
-    sizes: dict[str, int],
-    transfer: Transfer,
-    models: dict[str, Path],
-) -> str:
-    """Write and log the egress manifest of a job, and return its short form for the node.
+class Account:
+    """What leaves this machine for one job, as a file that is there before anything is sent, and is completed when the
+    job ends, in whatever way. `packed` are the cuts' values as they are sent, `blobs` the tensors by name."""
 
-    `packed` are the cuts' values as they were sent, `sizes` the bytes of their blobs by name, and `models` the files of
-    the same name on this machine.
-    """
-    result, history = transfer.result, History(folder)
-    theirs = {name.partition("/")[2]: value for name, value in (result.get("models") or {}).items()}
-    ours = {name: history.file_hash(path) for name, path in models.items()}
-    level, why = fidelity(fingerprint(), result.get("fingerprint") or {}, ours, theirs)
-    kinds: list[tuple[str, Any]] = list(zip(cut.kinds, packed, strict=True))
-    manifest = egress.describe(kinds, sizes, transfer.sent, vars(cut))
-    manifest.update(endpoint=url, job=transfer.job, bytes_sent=transfer.upload_bytes)
-    said = egress.statement(manifest)
-    manifest.update(statement=said, fidelity=level, because=why, graph=cut.graph)
-    file = egress.write(folder, manifest, transfer.job)
-    log.info("Offload: %s (%s). Sent %d bytes: %s. %s", level, why, transfer.upload_bytes, said, file)
-    return f"{level}; sent {transfer.upload_bytes / 1e3:.1f} kB: {said}"
+    def __init__(self, folder: Path, url: str, key: str, cut: Cut, packed: list[list], blobs: dict[str, bytes]) -> None:
+        self.folder, self.cut = folder, cut
+        self.kinds: list[tuple[str, Any]] = list(zip(cut.kinds, packed, strict=True))
+        self.sizes = {name: len(data) for name, data in blobs.items()}
+        self.about = {"endpoint": url, "graph": cut.graph}
+        self.file = egress.new_file(folder, f"{key[:12]}-{secrets.token_hex(2)}")
+        self.said = self._write("begun", set(self.sizes), {})
+
+    def broken_off(self, error: BaseException, transfer: Transfer) -> None:
+        """Note what had been sent when the job failed or was interrupted."""
+        state = f"not done: {type(error).__name__}: {harmless(str(error))}".rstrip(": ")
+        self._write(state, transfer.sent, {"job": transfer.job, "bytes_sent": transfer.upload_bytes})
+
+    def done(self, transfer: Transfer, models: dict[str, Path]) -> str:
+        """Complete and log the account, and return its short form for the node. `models` are the files of the same name
+        on this machine."""
+        result, history = transfer.result, History(self.folder)
+        theirs = {name.partition("/")[2]: value for name, value in (result.get("models") or {}).items()}
+        ours = {name: history.file_hash(path) for name, path in models.items()}
+        level, why = fidelity(fingerprint(), result.get("fingerprint") or {}, ours, theirs)
+        more = {"job": transfer.job, "bytes_sent": transfer.upload_bytes, "fidelity": level, "because": why}
+        said = self._write("done", transfer.sent, more)
+        log.info("Offload: %s (%s). Sent %d bytes: %s. %s", level, why, transfer.upload_bytes, said, self.file)
+        return f"{level}; sent {transfer.upload_bytes / 1e3:.1f} kB: {said}"
+
+    def _write(self, state: str, sent: set[str], more: dict[str, Any]) -> str:
+        """Write the manifest, and return its sentence."""
+        manifest = egress.describe(self.kinds, self.sizes, sent, vars(self.cut))
+        said = egress.statement(manifest)
+        egress.write(self.file, {"state": state, "statement": said, **manifest, **more, **self.about})
+        return said

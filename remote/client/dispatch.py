@@ -14,7 +14,7 @@ from ..wire.blob import BlobError, blob_name
 from ..wire.container import read_container
 from ..wire.model_names import model_names
 from ..wire.values import UnshippableError, pack, unpack
-from .accounts import account, measure
+from .accounts import Account, measure
 from .client import EndpointClient, EndpointError
 from .cut import CannotOffloadError, Cut
 from .display import SamplerDisplay
@@ -148,15 +148,19 @@ class Dispatcher:
         manifest["key"] = hashlib.sha256(text.encode()).hexdigest()[:32]
         job = JobRun(client, self.display.tell, self.endpoint.patience_seconds)
         hashing = start_hashing(self.models, self.folder)
-        data = await self._interruptible(job, manifest)
-        value, blobs = read_container(data, self.blobs.items())
-        items = await asyncio.to_thread(unpack, value, blobs.__getitem__)
+        account = Account(self.folder, self.endpoint.url, manifest["key"], self.cut, packed, self.blobs)
+        try:
+            data = await self._interruptible(job, manifest)
+            value, blobs = read_container(data, self.blobs.items())
+            items = await asyncio.to_thread(unpack, value, blobs.__getitem__)
+        except BaseException as error:
+            account.broken_off(error, job.transfer)
+            raise
         await job.cancel()  # releases the result
         seconds = time.monotonic() - start
         measure(self.folder, self.endpoint.name, work, job.transfer, seconds)
         await asyncio.to_thread(hashing.join, HASHING_SECONDS)
-        sizes = {name: len(data) for name, data in self.blobs.items()}
-        said = account(self.folder, self.endpoint.url, self.cut, packed, sizes, job.transfer, self.models)
+        said = account.done(job.transfer, self.models)
         self.display.text("; ".join([f"done in {seconds:.1f} s on {self.endpoint.name}, {said}", *self.cut.stays]))
         return items
 

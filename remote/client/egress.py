@@ -53,19 +53,22 @@ def statement(manifest: dict[str, Any]) -> str:
     return ", ".join(found)
 
 
-def write(folder: Path, manifest: dict[str, Any], job: str) -> Path | None:
-    """Write the manifest into `folder`/egress, and delete the oldest ones there; None if that failed."""
-    folder = folder / "egress"
-    file = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{job}.json"
+def new_file(folder: Path, name: str) -> Path:
+    """Return the path of another manifest in `folder`/egress; `name` ends its name, after the time."""
+    return folder / "egress" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}.json"
+
+
+def write(file: Path, manifest: dict[str, Any]) -> bool:
+    """Write a manifest, also in place of its earlier form, delete the oldest ones, and return whether that worked."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for old in sorted(folder.glob("*.json"))[:-KEPT]:
+        for old in sorted(file.parent.glob("*.json"))[:-KEPT]:
             old.unlink(missing_ok=True)
     except OSError as error:  # a full disk must not cost the picture
         log.warning("Offload: what was sent is not listed, %s can't be written: %s", file, error)
-        return None
-    return file
+        return False
+    return True
 
 
 def _shows_a_picture(kind: str, path: str, shape: list[int]) -> bool:

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 from branches import GREEN, RED, Branches, run
+from watch import Watch
 
+from demo.graph import offloaded, painting
 from dev.endpoint import Endpoint
 from dev.server import ComfyServer
 
@@ -74,3 +76,20 @@ def test_the_result_is_exact_on_the_same_machine(client: ComfyServer, endpoint: 
         assert manifest["fidelity"] == "unverified" and time.monotonic() < end, manifest["because"]
     assert manifest["because"] == "same weights, versions, device and attention"
     assert "Offload: exact (same weights" in client.log_text()
+
+
+def test_a_job_that_is_interrupted_is_listed_from_its_beginning(client: ComfyServer) -> None:
+    folder = client.folder / "user" / "__velocity" / "egress"
+    before = set(folder.glob("*.json"))
+    with Watch(client) as watch:
+        watch.submit(offloaded(painting(GREEN, 741, steps=900)))
+        watch.until("text", "step 2/")
+        (file,) = set(folder.glob("*.json")) - before
+        begun = json.loads(file.read_text(encoding="utf-8"))
+        client.interrupt()
+        watch.until("execution_interrupted")
+    ended = json.loads(file.read_text(encoding="utf-8"))
+    assert begun["state"] == "begun" and begun["tensors"] and begun["graph"] and begun["endpoint"]
+    assert ended["state"].startswith("not done: InterruptProcessingException")
+    assert ended["job"] and ended["bytes_sent"] > 0 and ended["tensors"]
+    assert set(folder.glob("*.json")) - before == {file}

@@ -5,7 +5,7 @@ import json
 import comfy.nested_tensor
 import pytest
 import torch
-from velocity_nodes.remote.client.egress import CAVEAT, KEPT, describe, statement, write
+from velocity_nodes.remote.client.egress import CAVEAT, KEPT, describe, new_file, statement, write
 from velocity_nodes.remote.wire.blob import blob_name
 from velocity_nodes.remote.wire.values import pack
 
@@ -97,9 +97,11 @@ def test_text_within_conditioning_is_text():
 
 def test_the_file(tmp_path):
     found = manifest(("LATENT", LATENT))
-    file = write(tmp_path, found, "job-1")
-    assert json.loads(file.read_text(encoding="utf-8")) == found
+    file = new_file(tmp_path, "job-1")
     assert (file.parent, file.name[-11:]) == (tmp_path / "egress", "-job-1.json")
+    assert write(file, {}) and write(file, found), "once before it is sent, once after"
+    assert json.loads(file.read_text(encoding="utf-8")) == found
+    assert [file] == list(file.parent.iterdir())
 
 
 def test_the_oldest_files_go(tmp_path):
@@ -107,7 +109,8 @@ def test_the_oldest_files_go(tmp_path):
     folder.mkdir()
     for number in range(KEPT + 10):
         (folder / f"20000101-{number:06}-old.json").write_text("{}")
-    newest = write(tmp_path, {}, "new")
+    newest = new_file(tmp_path, "new")
+    write(newest, {})
     kept = sorted(folder.iterdir())
     assert len(kept) == KEPT
     assert kept[-1] == newest
@@ -116,5 +119,5 @@ def test_the_oldest_files_go(tmp_path):
 
 def test_a_full_disk_does_not_cost_the_picture(tmp_path, caplog):
     (tmp_path / "egress").write_text("in the way")
-    assert write(tmp_path, {}, "job") is None
+    assert not write(new_file(tmp_path, "job"), {})
     assert "can't be written" in caplog.text
