@@ -15,10 +15,11 @@ from ..wire.container import read_container
 from ..wire.model_names import model_names
 from ..wire.values import UnshippableError, pack, unpack
 from .accounts import Account, measure
-from .client import EndpointClient, EndpointError
+from .client import ANSWER_SECONDS, EndpointClient, EndpointError, silent
 from .cut import CannotOffloadError, Cut
 from .display import SamplerDisplay
 from .history import History, Work
+from .interruptible import interruptible
 from .local_models import find_models, start_hashing
 from .options import RAISE, Options
 from .route import LOCAL, decide, queue_seconds
@@ -26,7 +27,8 @@ from .run_job import JobRun
 from .settings import Endpoint
 
 log = logging.getLogger("velocity")
-POLL_SECONDS, HASHING_SECONDS = 0.1, 0.1
+HASHING_SECONDS = 0.1
+CANCEL_SECONDS = 0.7  # an interrupt is to be felt within a second
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Dispatcher:
 
     async def _route(self, client: EndpointClient, work: Work) -> RunHere | None:
         capabilities = self.history.capabilities(self.endpoint.name) or {}
-        health = await client.health()
+        health = await interruptible(client.health(), ANSWER_SECONDS, silent(self.endpoint, ANSWER_SECONDS))
         decision = decide(
             self.history,
             self.endpoint.name,
@@ -165,20 +167,10 @@ class Dispatcher:
         return items
 
     async def _interruptible(self, job: JobRun, manifest: dict[str, Any]) -> bytes:
-        import comfy.model_management
-
-        task = asyncio.create_task(job.run(manifest, self.blobs))
-        end = time.monotonic() + (self.options.deadline_seconds or float("inf"))
+        seconds = self.options.deadline_seconds or math.inf
+        late = EndpointError("deadline", f"not done after {seconds:g} s", "Raise deadline_seconds")
         try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=POLL_SECONDS)
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                if time.monotonic() > end and not task.done():
-                    raise EndpointError(
-                        "deadline", f"not done after {self.options.deadline_seconds:g} s", "Raise deadline_seconds"
-                    )
-            return task.result()
+            return await interruptible(job.run(manifest, self.blobs), seconds, late)
         except BaseException:
-            task.cancel()
-            await job.cancel()
+            await job.cancel(CANCEL_SECONDS)
             raise

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..wire.model_names import model_names
-from .client import EndpointClient, EndpointError
+from .client import ANSWER_SECONDS, EndpointClient, EndpointError, silent
 from .clip_side import without_model
 from .cut import CannotOffloadError, cut_graph
 from .display import show_text
 from .graph_view import GraphView, Link, is_link
 from .history import History
+from .interruptible import interruptible
 from .local_models import broken_models
 from .node_types import OURS, NodeTypes
 from .options import RAISE, THIS_SAMPLER, Options
@@ -107,7 +108,8 @@ async def _node_classes(endpoint: Endpoint, folder: Path) -> list[str]:
     if capabilities is None:
         async with EndpointClient(endpoint) as client:
             patience = Patience(STARTING_SECONDS, lambda error: log.info("Offload: %s", error))
-            capabilities = await patience.run(client.capabilities)
+            late = silent(endpoint, ANSWER_SECONDS)
+            capabilities = await interruptible(patience.run(client.capabilities), ANSWER_SECONDS, late)
         history.record_capabilities(endpoint.name, capabilities)
         history.save()
     return capabilities["node_classes"]
