@@ -28,6 +28,13 @@ EVENTS = {
         "models": DICT_OR_NONE,
     },
 }
+# What a server between here and the endpoint means by a page of its own.
+BEFORE_IT = {
+    407: "A proxy on the way wants a password",
+    413: "A proxy on the way takes no bodies of this size: raise its limit, in nginx client_max_body_size",
+    502: "A proxy on the way does not reach the endpoint: is `velocity serve` running behind it",
+    504: "A proxy on the way does not wait long enough for the endpoint: raise its timeout",
+}
 JOB = re.compile(r"[0-9A-Za-z_-]{1,64}")  # becomes part of a file's name
 
 
@@ -64,7 +71,8 @@ def parse_error(status: int, body: bytes, retry_after: str) -> EndpointError:
         code, message, step = str(error["code"]), str(error["message"]), str(error.get("next") or "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         code = "unavailable" if status >= 500 else "bad_answer"
-        message, step = f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}", "Is this address a `velocity serve`"
+        message = f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}"
+        step = BEFORE_IT.get(status, "Is this address a `velocity serve`")
     return EndpointError(code, message, step, seconds)
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .history import History, Work
+from .settings import HERE
 
 CELL_BYTES = 64  # of a latent with 16 channels in float32
-REMOTE, LOCAL = "remote", "local"
+REMOTE, LOCAL = "remote", HERE
 
 
 @dataclass(frozen=True)

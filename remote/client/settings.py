@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 FILE = "endpoints.json"
+HERE = "local"  # among the places whose times are kept
 
 
 class SettingsError(ValueError):
@@ -43,6 +44,8 @@ def find_endpoint(name: str, folder: Path, environment: Mapping[str, str] = os.e
 
     `folder` is the private folder. Raises `SettingsError` for an unknown name and for settings that can't be right.
     """
+    if name == HERE:
+        raise SettingsError(f"no endpoint may be called {HERE!r}, which stands for this machine: rename it in {FILE}")
     if name == "default" and environment.get("VELOCITY_ENDPOINT"):
         return _endpoint(name, {"url": environment["VELOCITY_ENDPOINT"], "key": environment.get("VELOCITY_API_KEY")})
     file = folder / FILE

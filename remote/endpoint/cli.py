@@ -123,8 +123,10 @@ def _stopped_by_uvicorn(number: int, frame: FrameType | None) -> None:
 
 
 def _make_folders(data: Path) -> None:
+    """Make the folders, for this account alone, also where they are there already: jobs and their tensors lie there."""
     for folder in (data, data / "blobs", data / "results"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
 
 
 def _announce(settings: Settings, keys: Keys, tls: bool) -> None:

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 from served_app import manifest
+from velocity_nodes.remote.endpoint.api.keys import Keys
+from velocity_nodes.remote.endpoint.cli import build
 from velocity_nodes.remote.endpoint.options import is_loopback, parse
+from velocity_nodes.remote.endpoint.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -237,3 +240,13 @@ def test_loopback_addresses_are_known(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", ""])
 def test_other_addresses_are_not_loopback(host):
     assert not is_loopback(host)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of folders")
+def test_a_data_folder_that_exists_becomes_private(tmp_path):
+    data = tmp_path / "data"
+    for folder in (data, data / "blobs", data / "results"):
+        folder.mkdir(mode=0o755)
+    build(Settings(tmp_path, "python", data), Keys((), chosen=True))
+    modes = {folder.stat().st_mode & 0o777 for folder in (data, data / "blobs", data / "results")}
+    assert modes == {0o700}

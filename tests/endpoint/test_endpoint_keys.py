@@ -7,7 +7,7 @@ import stat
 import pytest
 from velocity_nodes.remote.endpoint.admission.refusal import Refusal
 from velocity_nodes.remote.endpoint.api.gate import Gate, RateLimit
-from velocity_nodes.remote.endpoint.api.keys import KeysError, is_expired, load_keys
+from velocity_nodes.remote.endpoint.api.keys import Key, Keys, KeysError, is_expired, load_keys
 
 SECRET, OTHER = "secret-of-the-first", "secret-of-the-second"
 
@@ -78,3 +78,22 @@ def test_a_bucket_fills_again_with_time():
     assert limit.wait("a", now=0.5) == 0.0
     assert limit.wait("a", now=0.5) == 0.5
     assert [limit.wait("a", now=100.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files")
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o604, True)])
+def test_a_keys_file_that_others_can_read_is_told(tmp_path, caplog, mode, warned):
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"anna": {"key": "k" * 16}}))
+    file.chmod(mode)
+    load_keys(tmp_path, file, {})
+    assert ("chmod 600" in caplog.text) is warned
+
+
+def test_wrong_keys_are_told_now_and_then(caplog):
+    gate = Gate(Keys((Key("anna", "k" * 16),), chosen=True), 1000.0, 1000)
+    for _ in range(250):
+        with pytest.raises(Refusal):
+            gate.owner("Bearer wrong")
+    assert [record.args[0] for record in caplog.records] == [1, 10, 100]
+    assert "wrong" not in caplog.text, "what was presented may be nearly right"

@@ -31,3 +31,9 @@ def test_errors_of_an_endpoint_are_made_harmless():
     body = b'{"error": {"code": "internal", "message": "<b>no</b>\\nERROR:root:forged", "next": "<script>1</script>"}}'
     for error in (parse_error(500, body, ""), parse_error(502, b"<html>\n<script>1</script>", "")):
         assert not set("<>\n") & set(str(error))
+
+
+@pytest.mark.parametrize("status", [413, 502, 504])
+def test_a_page_of_a_proxy_is_explained(status: int):
+    said = str(parse_error(status, b"<html><head><title>nginx</title></head></html>", ""))
+    assert f"HTTP {status}" in said and "A proxy on the way" in said

@@ -141,3 +141,10 @@ def test_a_patience_that_is_no_number_of_seconds(tmp_path, patience):
     assert "patience_seconds" in refused(
         "box", tmp_path, {"box": {"url": "https://host", "key": KEY, "patience_seconds": patience}}
     )
+
+
+def test_no_endpoint_is_called_local(tmp_path):
+    """Its times would be taken for this machine's."""
+    (tmp_path / "endpoints.json").write_text('{"local": {"url": "http://127.0.0.1:1", "key": "k"}}')
+    with pytest.raises(SettingsError, match="stands for this machine: rename it"):
+        find_endpoint("local", tmp_path, {})

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+log = logging.getLogger("velocity")
 VARIABLE = "VELOCITY_API_KEY"
 MIN_LENGTH = 16
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -82,6 +84,8 @@ def load_keys(data: Path, file: Path | None, environment: Mapping[str, str] = os
 
 def _read(file: Path) -> list[Key]:
     try:
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            log.warning("other accounts of this machine may read the keys in %s: chmod 600 it", file)
         entries = json.loads(file.read_text(encoding="utf-8"))
         found = [(name, entry["key"], entry.get("expires")) for name, entry in entries.items()]
     except OSError as error:
