@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from .api.app import create_app
+from .api.door import Door, protocol_behind
 from .api.keys import VARIABLE, Keys, KeysError, load_keys
 from .options import is_loopback, parse
 from .scheduling.scheduler import Scheduler
@@ -71,6 +73,7 @@ def serve(
         log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=2,
+        http=protocol_behind(_door(settings)),
         ssl_certfile=certificate,
         ssl_keyfile=certificate_key,
     )
@@ -120,6 +123,19 @@ class _Server(uvicorn.Server):
 
 def _stopped_by_uvicorn(number: int, frame: FrameType | None) -> None:
     """Uvicorn raises the signals again that it has obeyed; this handler lets the process end with 0."""
+
+
+def _door(settings: Settings) -> Door:
+    """Return the door, with half of the files that this process may open left for jobs and workers."""
+    most = settings.limits.connections
+    if os.name == "posix":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard // 2)
+    return Door(most, settings.limits.connections_per_address)
 
 
 def _make_folders(data: Path) -> None:

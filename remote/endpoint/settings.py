@@ -20,6 +20,8 @@ class Limits:
     batch: int = 64
     frames: int = 1025
     string: int = 20000  # characters
+    connections: int = 512  # open at once
+    connections_per_address: int = 256
     rate: float = 50.0  # requests per second and key
     burst: int = 500  # requests at once
 

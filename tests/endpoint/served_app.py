@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import uvicorn
+from velocity_nodes.remote.endpoint.api.door import Door, protocol_behind
 from velocity_nodes.remote.endpoint.api.keys import Key, Keys
 from velocity_nodes.remote.endpoint.cli import build
 from velocity_nodes.remote.endpoint.settings import Limits, Settings
@@ -121,7 +122,8 @@ async def served(data: Path, limits: Limits | None = None, **changes: Any) -> As
         return made[0]
 
     app = build(settings, KEYS, make_scheduler)
-    quiet = {"log_config": None, "access_log": False, "server_header": False}
+    door = Door(settings.limits.connections, settings.limits.connections_per_address)
+    quiet = {"log_config": None, "access_log": False, "server_header": False, "http": protocol_behind(door)}
     server = uvicorn.Server(uvicorn.Config(app, port=0, timeout_graceful_shutdown=1, **quiet))
     running = asyncio.create_task(server._serve())  # `serve` would take pytest's signal handlers
     while not server.started:

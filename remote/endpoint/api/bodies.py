@@ -1,6 +1,7 @@
 """Request bodies, read piece by piece and never beyond their limit."""
 
 import asyncio
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 
@@ -10,16 +11,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..admission.refusal import bad_request, too_large
 
 SILENCE_SECONDS = 60.0  # between two pieces of a body
+SLOWEST = 5_000  # bytes per second that a body comes with, on average and after the first minute
 BODY_READ = "velocity.body_read"  # in an ASGI scope, set by `Traffic`
 _GZIP = 31  # zlib's window bits for a gzip header
 
 
 async def pieces(request: Request) -> AsyncIterator[bytes]:
-    """Yield the body as it comes. Raises `Refusal` when nothing comes for a minute, `ClientDisconnect` at its end."""
-    stream = request.stream().__aiter__()
+    """Yield the body as it comes. Raises `Refusal` when nothing comes for a minute, or drop by drop, and
+    `ClientDisconnect` at its end."""
+    stream, end = request.stream().__aiter__(), time.monotonic() + SILENCE_SECONDS
     while True:
         try:
-            yield await asyncio.wait_for(stream.__anext__(), SILENCE_SECONDS)
+            piece = await asyncio.wait_for(stream.__anext__(), SILENCE_SECONDS)
+            end += len(piece) / SLOWEST
+            if time.monotonic() > end:
+                raise bad_request(f"the body comes with less than {SLOWEST} bytes per second")
+            yield piece
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError as error:
