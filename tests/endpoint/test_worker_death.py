@@ -1,5 +1,6 @@
 """Workers that are killed, hang, die with the endpoint or never start: the job runs again once, then it fails."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from velocity_nodes.remote.endpoint.workers.worker import Worker
+from velocity_nodes.remote.endpoint.workers.worker_slot import MAX_FAILED_STARTS
 from worker_stack import Stack, tiny_job
 
 LONG = 10_000  # steps, the most that KSampler takes: minutes
@@ -101,6 +104,27 @@ def test_what_never_starts_is_given_up_with_the_reason(tmp_path, monkeypatch):
         assert stack.call_now(stack.scheduler.health)["workers"] == [{"state": "failed"}]
         late = stack.submit(stack.job(*tiny_job()))
         assert stack.follow(late)[-1][1]["code"] == "worker_failed"
+    finally:
+        stack.stop()
+
+
+def test_a_machine_that_is_short_of_files_is_no_reason_to_give_up(tmp_path, monkeypatch):
+    """It was, for good: at an attack on the endpoint's connections."""
+    monkeypatch.setattr("velocity_nodes.remote.endpoint.workers.worker_slot.BACKOFF_SECONDS", 0.001)
+    start, failed = Worker.start, []
+
+    async def short_of_files(self):
+        if len(failed) < 2 * MAX_FAILED_STARTS:
+            failed.append(OSError(errno.EMFILE, "Too many open files"))
+            raise failed[-1]
+        return await start(self)
+
+    monkeypatch.setattr(Worker, "start", short_of_files)
+    stack = Stack(tmp_path)
+    try:
+        stack.until_ready()
+        assert len(failed) == 2 * MAX_FAILED_STARTS
+        assert stack.follow(stack.submit(stack.job(*tiny_job())))[-1][0] == "done"
     finally:
         stack.stop()
 

@@ -1,6 +1,7 @@
 """A place for a worker: keeps one running, starts it again when it dies or hangs, and holds the runs it was given."""
 
 import asyncio
+import errno
 import logging
 import time
 import uuid
@@ -18,6 +19,7 @@ log = logging.getLogger("velocity")
 STARTING, READY, BUSY, FAILED = "starting", "ready", "busy", "failed"
 MAX_FAILED_STARTS = 5
 BACKOFF_SECONDS = 0.5  # doubles with every failed start
+SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.ENOSPC})
 CANCEL_AGAIN_SECONDS = 0.25
 EXIT_SECONDS = 1.0
 MAX_WARM = 8
@@ -73,7 +75,10 @@ class WorkerSlot:
         return self._state == FAILED
 
     async def live(self) -> None:
-        """Keep a worker running until this is cancelled, or until it failed to start a few times in a row."""
+        """Keep a worker running until this is cancelled, or until it failed to start a few times in a row.
+
+        Where this machine is short of something for now, that is tried for ever.
+        """
         failures = 0
         try:
             while failures < MAX_FAILED_STARTS:
@@ -82,7 +87,7 @@ class WorkerSlot:
                     failures = 0
                     await self._serve()
                 except (WorkerError, OSError, aiohttp.ClientError) as error:
-                    failures += 1
+                    failures = min(failures + 1, MAX_FAILED_STARTS - 1 if passes(error) else MAX_FAILED_STARTS)
                     self.reason = str(error)
                     log.warning("worker %d: %s", self.worker.number, error)
                 await self._lose()
@@ -221,3 +226,8 @@ class WorkerSlot:
             self.kill(f"the worker does not answer ({type(error).__name__}: {error})")
         elif error is not None:
             log.error("worker %d: %s", self.worker.number, error, exc_info=error)
+
+
+def passes(error: Exception) -> bool:
+    """Whether the machine lacks files, memory or room for the moment, which says nothing of the worker."""
+    return isinstance(error, OSError) and error.errno in SHORT_OF
