@@ -17,12 +17,12 @@ def find_models(names: Iterable[str]) -> dict[str, Path]:
 
 
 def broken_models(names: Iterable[str]) -> dict[str, str]:
-    """Return what is wrong with each of those that this machine has no readable file of."""
-    return {
-        name: problem(paths[0]) if (paths := _paths(name)) else "is not on this machine"
-        for name in names
-        if not find_models([name])
-    }
+    """Return what is wrong with each of those that this machine has files of, and none that can be read.
+
+    A name without any file is ComfyUI's to complain about, or no name of a model at all.
+    """
+    problems = {name: [problem(path) for path in _paths(name)] for name in names}
+    return {name: found[0] for name, found in problems.items() if found and all(found)}
 
 
 def problem(path: Path) -> str | None:

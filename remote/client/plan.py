@@ -33,7 +33,7 @@ def private_folder() -> Path:
 
 
 class MissingModelError(ValueError):
-    """A model file that this machine needs is not here; the message says which, why and what to do."""
+    """A model file that this machine needs can't be read; the message says which, why and what to do."""
 
 
 async def plan(
@@ -92,13 +92,13 @@ async def _remote(link: Link, view: GraphView, options: Options, builder: Any, s
 
 
 def _check_models(links: list[Link], view: GraphView, what: str) -> None:
-    """Raise `MissingModelError` if a model file is missing or broken that the nodes behind the links load here."""
+    """Raise `MissingModelError` if a model file is empty or broken that the nodes behind the links load here."""
     nodes = {node_id: view.get_node(node_id) for link in links for node_id in view.ancestors(link, OURS)}
     for name, problem in broken_models(model_names(nodes)).items():
         users = [node_id for node_id, node in nodes.items() if name in model_names({node_id: node})]
         raise MissingModelError(
             f"{what} needs {name} ({nodes[users[0]]['class_type']}, node {users[0]}), which {problem}. Copy the file "
-            "here, or leave its work to the endpoint: text_encoding remote, or a text encoder in a file of its own"
+            "here, or load text encoder and VAE from files of their own; with text_encoding remote the endpoint encodes"
         )
 
 
