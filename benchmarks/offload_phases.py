@@ -34,7 +34,7 @@ QUICK = Effort(pairs=4, watched=2, rounds=1, jobs=8, clients=2, batch=4, steps=6
 async def measure_endpoint(endpoint: BenchEndpoint, effort: Effort) -> dict[str, Any]:
     """Return all phases that need the endpoint."""
     jobs = TinyJobs(effort.steps)
-    async with Worker(endpoint.worker_url) as worker:
+    async with Worker(endpoint.worker_url, endpoint.worker_headers) as worker:
         await offloaded(endpoint.url, jobs.new())  # loads the model
         await worker.run(jobs.new())
         data = {}

@@ -17,6 +17,7 @@ from velocity_nodes.remote.client.client import EndpointClient
 from velocity_nodes.remote.client.run_job import JobRun
 from velocity_nodes.remote.client.settings import Endpoint as Address
 from velocity_nodes.remote.endpoint.workers.compose import compose
+from velocity_nodes.remote.wire.worker_secret import HEADER, VARIABLE
 
 from dev.endpoint import KEY, Endpoint
 from dev.server import DEMO_PACK, TINY_MODEL
@@ -84,6 +85,12 @@ class BenchEndpoint(Endpoint):
         log = (self.data / "workers" / "0.log").read_text(encoding="utf-8", errors="replace")
         return f"http://127.0.0.1:{re.search(r'http://127.0.0.1:([0-9]+)', log)[1]}"
 
+    @property
+    def worker_headers(self) -> dict[str, str]:
+        """What the worker wants to see, from its process's environment."""
+        worker = psutil.Process(self.process.pid).children()[0]
+        return {HEADER: worker.environ()[VARIABLE]}
+
     def clock(self) -> list[float]:
         """Return when each model call of all watched jobs ended."""
         file = self._packs / CLOCK.name / "times.txt"
@@ -116,12 +123,12 @@ async def offloaded(url: str, job: TinyJob) -> Times:
 class Worker:
     """The endpoint's worker without the endpoint: prompts by POST, their end by websocket. A context manager."""
 
-    def __init__(self, url: str) -> None:
-        self.url, self.client_id = url, uuid.uuid4().hex
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        self.url, self.headers, self.client_id = url, headers, uuid.uuid4().hex
         self._runs: dict[str, tuple[Times, asyncio.Future]] = {}
 
     async def __aenter__(self) -> "Worker":
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(headers=self.headers)
         self._socket = await self._session.ws_connect(f"{self.url}/ws?clientId={self.client_id}", max_msg_size=0)
         await self._socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
         self._listener = asyncio.create_task(self._listen())

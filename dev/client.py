@@ -34,11 +34,13 @@ class RunResult:
 
 
 class ComfyClient:
-    """One ComfyUI server at `url` (no slash at the end) whose base directory is `folder`."""
+    """One ComfyUI server at `url` (no slash at the end) whose base directory is `folder`. `headers` go with all that is
+    asked."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, headers: dict[str, str] | None = None) -> None:
         self.url = url
         self.folder = folder
+        self.headers = headers or {}
 
     def run(self, prompt: dict, timeout: float = 600) -> RunResult:
         """Execute `prompt` (API format) and return its result after at most `timeout` seconds.
@@ -80,13 +82,13 @@ class ComfyClient:
 
     def get(self, path: str) -> dict:
         """Return the JSON answer of a GET. Raises `urllib.error.URLError`."""
-        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, None, self.headers), timeout=120) as answer:
             return json.load(answer)
 
     def post(self, path: str, body: object) -> dict:
         """Return the JSON answer (empty when there is none) of a POST. Raises `urllib.error.URLError`."""
         data = json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **self.headers})
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.loads(answer.read() or b"{}")
 

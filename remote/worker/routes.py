@@ -1,7 +1,8 @@
-"""What the endpoint asks its worker besides ComfyUI's own routes."""
+"""What the endpoint asks its worker besides ComfyUI's own routes, and who else may ask: nobody."""
 
 import asyncio
 import os
+from collections.abc import Callable
 
 import folder_paths
 from aiohttp import web
@@ -10,14 +11,21 @@ from server import PromptServer
 import nodes
 
 from ..wire.fingerprint import fingerprint
+from ..wire.worker_secret import HEADER, HELLO, VARIABLE, is_right, proof
 from .allowed import is_allowed
 
 PACK = __package__.removesuffix(".remote.worker")
 
 
 def add_routes() -> None:
-    """Register `GET /velocity/worker` and `POST /velocity/cancel`."""
+    """Register `GET /velocity/worker` and `POST /velocity/cancel`, and close all routes to who lacks the secret."""
     server = PromptServer.instance
+    secret = os.environ.pop(VARIABLE)
+    server.app.middlewares.insert(0, _closed_without(secret))
+
+    @server.routes.get(HELLO)
+    async def hello(request: web.Request) -> web.Response:
+        return web.json_response({"proof": proof(secret, request.query.get("nonce", ""))})
 
     @server.routes.get("/velocity/worker")
     async def worker(_request: web.Request) -> web.Response:
@@ -30,6 +38,16 @@ def add_routes() -> None:
     @server.routes.post("/velocity/cancel")
     async def cancel(request: web.Request) -> web.Response:
         return web.json_response({"found": cancel_prompt((await request.json())["prompt_id"])})
+
+
+def _closed_without(secret: str) -> Callable:
+    @web.middleware
+    async def closed(request: web.Request, handler: Callable) -> web.StreamResponse:
+        if request.path != HELLO and not is_right(secret, request.headers.get(HEADER, "")):
+            return web.Response(status=403, text="This ComfyUI is a worker of `velocity serve`, and works for it alone")
+        return await handler(request)
+
+    return closed
 
 
 def cancel_prompt(prompt_id: str) -> str:

@@ -7,7 +7,6 @@ from velocity_nodes.remote.endpoint.store.estimates import WEIGHT
 from velocity_nodes.remote.endpoint.store.job import RUNNING
 from worker_stack import Stack, tiny_job
 
-from dev.client import ComfyClient
 from dev.server import TINY_MODEL
 
 
@@ -66,7 +65,7 @@ def test_the_first_event_comes_with_the_submission(stack):
 def test_the_next_job_is_at_the_worker_before_it_is_wanted(stack):
     jobs = [stack.submit(stack.job(*tiny_job(seed=40 + number, steps=150))) for number in range(3)]
     stack.follow(jobs[0], until=("step",))
-    queue = ComfyClient(stack.slot.worker.url, stack.settings.data).get("/queue")
+    queue = stack.worker_client().get("/queue")
     assert [len(queue[kind]) for kind in ("queue_running", "queue_pending")] == [1, 1]
     for job in jobs:
         stack.cancel(job)
@@ -78,7 +77,7 @@ def test_the_worker_never_waits_between_jobs(stack):
     jobs = [stack.submit(stack.job(*tiny_job(seed=100 + number, steps=6))) for number in range(12)]
     for job in jobs:
         stack.wait(job)
-    history = ComfyClient(stack.slot.worker.url, stack.settings.data).get("/history")
+    history = stack.worker_client().get("/history")
     events = [dict(entry["status"]["messages"]) for entry in list(history.values())[-12:]]
     starts = [event["execution_start"]["timestamp"] for event in events]
     ends = [event["execution_success"]["timestamp"] for event in events]

@@ -7,8 +7,6 @@ from collections import Counter
 import pytest
 from worker_stack import Stack, tiny_job
 
-from dev.client import ComfyClient
-
 LONG = 10_000  # steps, the most that KSampler takes: minutes, so that what waits for their end fails
 
 
@@ -22,7 +20,7 @@ def stack(tmp_path_factory):
 
 def ends(stack) -> Counter:
     """Return how many prompts the worker has ended in which way."""
-    history = ComfyClient(stack.slot.worker.url, stack.settings.data).get("/history")
+    history = stack.worker_client().get("/history")
     return Counter(entry["status"]["messages"][-1][0] for entry in history.values())
 
 

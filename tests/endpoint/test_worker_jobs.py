@@ -3,7 +3,6 @@
 import base64
 import json
 import time
-import urllib.request
 
 import pytest
 import torch
@@ -26,8 +25,7 @@ def test_the_result_is_bit_identical_to_the_same_prompt_sent_straight_to_comfyui
     prompt = painting("a large red circle at the left on a blue background", seed=5, steps=6)
     del prompt["picture"], prompt["save"]
     prompt["latent"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sampler", 0], "filename_prefix": "direct"}}
-    body = json.dumps({"prompt": prompt}).encode()
-    urllib.request.urlopen(urllib.request.Request(stack.slot.worker.url + "/prompt", body), timeout=30).close()
+    stack.worker_client().submit(prompt)
     output = stack.settings.data.parent / "comfyui" / "output"
     stack.until(lambda: list(output.glob("direct*.latent")))
     time.sleep(0.2)
@@ -49,7 +47,9 @@ def test_events_come_in_order_with_every_step_and_a_picture(stack):
     events = stack.follow(job)
     kinds = [kind for kind, _ in events if kind not in ("preview", "cold")]
     assert kinds == ["queued", "running", *["step"] * 5, "done"]
-    assert [data for kind, data in events if kind == "step"] == [{"value": i, "max": 5} for i in range(1, 6)]
+    assert [data for kind, data in events if kind == "step"] == [
+        {"value": i, "max": 5, "node": "sampler"} for i in range(1, 6)
+    ]
     pictures = [data for kind, data in events if kind == "preview"]
     assert pictures and all(base64.b64decode(data["jpeg"])[:2] == b"\xff\xd8" for data in pictures)
     assert 1 <= pictures[0]["value"] <= 5

@@ -21,6 +21,7 @@ from velocity_nodes.remote.wire.blob import blob_name
 from velocity_nodes.remote.wire.container import read_container
 from velocity_nodes.remote.wire.values import pack, unpack
 
+from dev.client import ComfyClient
 from dev.server import DEMO_PACK, TINY_MODEL, fill_folder
 
 FINAL = ("done", "failed", "cancelled")
@@ -53,6 +54,10 @@ class Stack:
         """End the worker and the loop."""
         self.call(self.scheduler.stop())
         self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def worker_client(self) -> ComfyClient:
+        """Return a client of the worker's own ComfyUI."""
+        return ComfyClient(self.slot.worker.url, self.settings.data, self.slot.worker.headers)
 
     def call(self, work: Any, timeout: float = 120) -> Any:
         """Run a coroutine on the loop and return its result."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import socket
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from ...wire.worker_secret import HEADER, HELLO, VARIABLE, is_right, proof
 from ..settings import Settings
 from .worker_command import worker_command, worker_environment
 
@@ -26,7 +28,12 @@ class Worker:
     def __init__(self, number: int, settings: Settings, gpu: str | None) -> None:
         self.number, self.settings, self.gpu = number, settings, gpu
         self.process: asyncio.subprocess.Process | None = None
-        self.url = ""
+        self.url = self.secret = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What each request to the worker carries."""
+        return {HEADER: self.secret}
 
     @property
     def log_path(self) -> Path:
@@ -35,7 +42,7 @@ class Worker:
 
     async def start(self) -> dict[str, Any]:
         """Start ComfyUI and return the answer of `/velocity/worker`. Raises `WorkerError`."""
-        port = _free_port()
+        port, self.secret = _free_port(), secrets.token_hex(32)
         self.url = f"http://127.0.0.1:{port}"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists():
@@ -44,7 +51,7 @@ class Worker:
             self.process = await asyncio.create_subprocess_exec(
                 *worker_command(self.settings, port, self.gpu),
                 cwd=self.settings.comfyui,
-                env=worker_environment(self.settings, self.gpu),
+                env={**worker_environment(self.settings, self.gpu), VARIABLE: self.secret},
                 stdin=subprocess.PIPE,  # closes when this process dies, and the worker watches it
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -73,16 +80,26 @@ class Worker:
         async with aiohttp.ClientSession() as session:
             while self.process.returncode is None:
                 try:
-                    async with session.get(f"{self.url}/velocity/worker") as answer:
-                        if answer.status == 200:
-                            return await answer.json()
-                        raise WorkerError(
-                            f"ComfyUI runs without this pack's worker nodes (status {answer.status}). Update the "
-                            f"ComfyUI-Velocity in its custom_nodes, or remove it there:\n{self.tail()}"
-                        )
+                    await self._recognise(session)
+                    async with session.get(f"{self.url}/velocity/worker", headers=self.headers) as answer:
+                        answer.raise_for_status()
+                        return await answer.json()
                 except aiohttp.ClientError:
                     await asyncio.sleep(0.1)
         raise WorkerError(f"ComfyUI ended with code {self.process.returncode} while starting:\n{self.tail()}")
+
+    async def _recognise(self, session: aiohttp.ClientSession) -> None:
+        """Raise `WorkerError` unless it is our worker that answers, and no other process at its port."""
+        nonce = secrets.token_hex(16)
+        async with session.get(self.url + HELLO, params={"nonce": nonce}) as answer:
+            if answer.status != 200:
+                raise WorkerError(
+                    f"ComfyUI runs without this pack's worker nodes (status {answer.status}). Update the "
+                    f"ComfyUI-Velocity in its custom_nodes, or remove it there:\n{self.tail()}"
+                )
+            said = (await answer.content.read(1024)).decode("utf-8", "replace")
+        if not is_right(f'{{"proof": "{proof(self.secret, nonce)}"}}', said):
+            raise WorkerError(f"another process answers at {self.url}, where the worker was to listen")
 
 
 def _free_port() -> int:

@@ -20,8 +20,8 @@ class WorkerLink:
     """`on_event(prompt_id, kind, data)` is called for `start`, `progress`, `preview`, `success`, `error` and
     `interrupted`; the data are ComfyUI's, for `preview` the bytes of a picture."""
 
-    def __init__(self, url: str, on_event: Callable[[str, str, Any], None]) -> None:
-        self.url, self.on_event = url, on_event
+    def __init__(self, url: str, headers: dict[str, str], on_event: Callable[[str, str, Any], None]) -> None:
+        self.url, self.headers, self.on_event = url, headers, on_event
         self.client_id = uuid.uuid4().hex
         self.running = ""  # for messages that don't say which prompt they are about
         self.session: aiohttp.ClientSession | None = None
@@ -29,7 +29,7 @@ class WorkerLink:
 
     async def open(self) -> None:
         """Connect. Raises `aiohttp.ClientError`."""
-        self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS))
+        self.session = aiohttp.ClientSession(headers=self.headers, timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS))
         self.socket = await self.session.ws_connect(f"{self.url}/ws?clientId={self.client_id}", max_msg_size=0)
         await self.socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 

@@ -137,7 +137,7 @@ class WorkerSlot:
     async def _serve(self) -> None:
         """Return when the worker has died, its connection ended or somebody called `kill`."""
         self._end_reason = asyncio.get_running_loop().create_future()
-        self.link = WorkerLink(self.worker.url, self._on_event)
+        self.link = WorkerLink(self.worker.url, self.worker.headers, self._on_event)
         await self.link.open()
         self._state, self.reason = READY, ""
         self.owner.on_started(self)
