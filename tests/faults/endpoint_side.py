@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 from raw_protocol import Raw, tiny_job
+from velocity_nodes.remote.wire.worker_secret import HEADER, VARIABLE
 
 from dev.endpoint import Endpoint
 
@@ -78,9 +79,10 @@ class EndpointSide:
         return not queue["queue_running"] and not queue["queue_pending"]
 
     def _ask_worker(self, path: str) -> dict:
-        command = self.worker().cmdline()
-        port = command[command.index("--port") + 1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+        worker = self.worker()
+        command, headers = worker.cmdline(), {HEADER: worker.environ()[VARIABLE]}
+        url = f"http://127.0.0.1:{command[command.index('--port') + 1]}{path}"
+        with urllib.request.urlopen(urllib.request.Request(url, None, headers), timeout=30) as answer:
             return json.load(answer)
 
     def memory(self) -> int:
