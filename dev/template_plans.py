@@ -18,6 +18,7 @@ from velocity_nodes.remote.worker.allowed import is_allowed
 from .template_validation import Validation
 
 PACK = "velocity_nodes"
+EACH = "## Each"  # where the page's summary ends
 TENSOR = {"@fill": 0.0, "dtype": "float32", "shape": [1, 16, 64, 64]}
 VALUES = {"INT": 1, "FLOAT": 1.0, "STRING": "a", "BOOLEAN": True, "COMBO": "a", "CONDITIONING": [[TENSOR, {}]]}
 
@@ -104,7 +105,7 @@ def page(found: list[Plan]) -> str:
         counts = Counter(plan.refused for plan in found if plan.refused and plan.text == text)
         lines += ["", f"## Refused, text {text}", "", "| samplers | why |", "|--:|---|"]
         lines += [f"| {count} | {reason} |" for reason, count in counts.most_common()] or ["| 0 | |"]
-    lines += ["", "## Each", "", "| template | sampler | text local | text remote |", "|---|---|---|---|"]
+    lines += ["", EACH, "", "| template | sampler | text local | text remote |", "|---|---|---|---|"]
     pairs: dict[tuple[str, str], list[str]] = {}
     for plan in found:
         pairs.setdefault((plan.template, plan.sampler), []).append(_cell(plan))

@@ -8,7 +8,6 @@ each sampler is cut and let in as the endpoint would, with the text encoders her
 
 import json
 import sys
-from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import_pack()
 from velocity_nodes.remote.wire.model_names import MODEL_SUFFIXES  # noqa: E402
 
 from .node_classes import load_classes  # noqa: E402
-from .template_plans import Plan, page, plans, samplers  # noqa: E402
+from .template_plans import EACH, page, plans, samplers  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPHS = ROOT / "tests" / "remote" / "templates.json"
@@ -43,8 +42,9 @@ def main() -> None:
         lines = (f"{json.dumps(name)}: {json.dumps(graph)}" for name, graph in convert().items())
         GRAPHS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8", newline="\n")
     found = plans(json.loads(GRAPHS.read_text(encoding="utf-8")), load_classes())
-    PAGE.write_text(page(found), encoding="utf-8", newline="\n")
-    report(found)
+    text = page(found)
+    PAGE.write_text(text, encoding="utf-8", newline="\n")
+    print(text.partition(EACH)[0])
 
 
 def convert() -> dict[str, dict[str, Any]]:
@@ -91,16 +91,6 @@ def _short(value: Any) -> Any:
     """Return an input's value; of a text its beginning, unless it names a model."""
     is_text = isinstance(value, str) and not value.casefold().endswith(MODEL_SUFFIXES)
     return value[:LONGEST] if is_text else value
-
-
-def report(found: list[Plan]) -> None:
-    """Print how many can be sent, and why others can't."""
-    for text in ("local", "remote"):
-        mine = [plan for plan in found if plan.text == text]
-        sent = sum(not plan.refused for plan in mine)
-        print(f"text {text}: {sent} of {len(mine)} samplers, {100 * sent / max(1, len(mine)):.1f} %")
-        for reason, count in Counter(plan.refused for plan in mine if plan.refused).most_common():
-            print(f"  {count}: {reason}")
 
 
 if __name__ == "__main__":

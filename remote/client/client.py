@@ -9,16 +9,15 @@ from typing import Any
 import aiohttp
 
 from . import answers
-from .errors import EndpointError
+from .errors import IS_IT_THERE, EndpointError
 from .settings import Endpoint
 
-__all__ = ["EndpointClient", "EndpointError", "silent"]
+__all__ = ["EndpointClient", "EndpointError"]
 
 CHUNK = 1 << 16
 MAX_JSON, MAX_ERROR, MAX_LINE = 16 << 20, 1 << 16, 8 << 20  # bytes; a preview is a line
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 20.0  # an endpoint sends a heartbeat every 5 s
-ANSWER_SECONDS = 10.0  # for what an endpoint knows without looking
 SLOWEST = 20_000  # bytes per second that an upload is given time for
 
 
@@ -134,14 +133,8 @@ class EndpointClient:
             raise EndpointError(
                 "unreachable",
                 f"the endpoint {self.endpoint.url} does not answer ({str(error) or type(error).__name__})",
-                "Is `velocity serve` running there, and the tunnel to it open",
+                IS_IT_THERE,
             ) from error
-
-
-def silent(endpoint: Endpoint, seconds: float) -> EndpointError:
-    """Return the error for an endpoint that takes connections and does not answer."""
-    message = f"the endpoint {endpoint.url} did not answer within {seconds:g} s"
-    return EndpointError("unreachable", message, "Is `velocity serve` running there, and the tunnel to it open")
 
 
 def _trusted(endpoint: Endpoint) -> ssl.SSLContext | bool:

@@ -128,9 +128,7 @@ class _Cutter:
     def _is_cut(self, link: Link, kind: str) -> bool:
         if kind == "SIGMAS":  # plain, but to make them takes the model
             return self.view.class_of(link) not in self.available
-        if not all(part in DATA for part in kind.split(",")):
-            return False
-        if self._goes_for_conditioning(link, kind):
+        if not set(kind.split(",")) <= DATA or self._goes_for_conditioning(link, kind):
             return False
         if not self.needs.needs_model(link):
             return True

@@ -15,11 +15,11 @@ from ..wire.container import read_container
 from ..wire.model_names import model_names
 from ..wire.values import UnshippableError, pack, unpack
 from .accounts import Account, measure
-from .client import ANSWER_SECONDS, EndpointClient, EndpointError, silent
+from .client import EndpointClient, EndpointError
 from .cut import CannotOffloadError, Cut
 from .display import SamplerDisplay
 from .history import History, Work
-from .interruptible import interruptible
+from .interruptible import answered, interruptible
 from .local_models import find_models, start_hashing
 from .options import RAISE, Options
 from .route import LOCAL, decide, queue_seconds
@@ -122,7 +122,7 @@ class Dispatcher:
 
     async def _route(self, client: EndpointClient, work: Work) -> RunHere | None:
         capabilities = self.history.capabilities(self.endpoint.name) or {}
-        health = await interruptible(client.health(), ANSWER_SECONDS, silent(self.endpoint, ANSWER_SECONDS))
+        health = await answered(client.health(), self.endpoint)
         decision = decide(
             self.history,
             self.endpoint.name,

@@ -2,6 +2,8 @@
 
 from .said import harmless
 
+IS_IT_THERE = "Is `velocity serve` running there, and the tunnel to it open"
+
 
 class EndpointError(RuntimeError):
     """The endpoint refused or failed something. `code` is one of the protocol's, or `unreachable`, `bad_answer`

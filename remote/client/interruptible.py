@@ -5,7 +5,11 @@ import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from .errors import IS_IT_THERE, EndpointError
+from .settings import Endpoint
+
 POLL_SECONDS = 0.1
+ANSWER_SECONDS = 10.0  # for what an endpoint knows without looking
 T = TypeVar("T")
 
 
@@ -25,3 +29,9 @@ async def interruptible(work: Awaitable[T], seconds: float, late: Exception) -> 
         return task.result()
     finally:
         task.cancel()
+
+
+async def answered(work: Awaitable[T], endpoint: Endpoint) -> T:
+    """Return what `work` asks of an endpoint that has it at hand. Raises `EndpointError` also when it says nothing."""
+    message = f"the endpoint {endpoint.url} did not answer within {ANSWER_SECONDS:g} s"
+    return await interruptible(work, ANSWER_SECONDS, EndpointError("unreachable", message, IS_IT_THERE))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..wire.model_names import model_names
-from .client import ANSWER_SECONDS, EndpointClient, EndpointError, silent
+from .client import EndpointClient, EndpointError
 from .clip_side import without_model
 from .cut import CannotOffloadError, cut_graph
 from .display import show_text
 from .graph_view import GraphView, Link, is_link
 from .history import History
-from .interruptible import interruptible
+from .interruptible import answered
 from .local_models import broken_models
 from .node_types import OURS, NodeTypes
 from .options import RAISE, THIS_SAMPLER, Options
@@ -108,8 +108,7 @@ async def _node_classes(endpoint: Endpoint, folder: Path) -> list[str]:
     if capabilities is None:
         async with EndpointClient(endpoint) as client:
             patience = Patience(STARTING_SECONDS, lambda error: log.info("Offload: %s", error))
-            late = silent(endpoint, ANSWER_SECONDS)
-            capabilities = await interruptible(patience.run(client.capabilities), ANSWER_SECONDS, late)
+            capabilities = await answered(patience.run(client.capabilities), endpoint)
         history.record_capabilities(endpoint.name, capabilities)
         history.save()
     return capabilities["node_classes"]

@@ -131,10 +131,12 @@ def _door(settings: Settings) -> Door:
     if os.name == "posix":
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        if hard != resource.RLIM_INFINITY:
-            most = min(most, hard // 2)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY:  # which macOS does not take
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        if soft != resource.RLIM_INFINITY:
+            most = min(most, soft // 2)
     return Door(most, settings.limits.connections_per_address)
 
 

@@ -25,7 +25,7 @@ def add_routes() -> None:
 
     @server.routes.get(HELLO)
     async def hello(request: web.Request) -> web.Response:
-        return web.json_response({"proof": proof(secret, request.query.get("nonce", ""))})
+        return web.Response(text=proof(secret, request.query.get("nonce", "")))
 
     @server.routes.get("/velocity/worker")
     async def worker(_request: web.Request) -> web.Response:

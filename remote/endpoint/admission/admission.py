@@ -43,18 +43,13 @@ def admit(manifest: Any, limits: Limits, capabilities: dict[str, Any] | None) ->
     form = check_form(manifest)
     tensors = tensors_of(form.cuts, limits)
     check_link(form.output, form)
-    seen: set[tuple] = set()
     for node in form.graph.values():
         check_text(node.class_type, limits)
         for name, value in node.inputs.items():
             check_text(name, limits)
             _check_form(name, value, form)
-            limited = _LIMITED_NAME.search(name)
-            limit = LIMITED[limited[1]] if limited else None
-            source = source_of(value)
-            if source is None or (source, limit) not in seen:  # each once: thousands of inputs may have one cut
-                seen.add((source, limit))
-                _check_values(name, value, limit, form, limits)
+    for name, value, limit in _distinct_inputs(form):
+        _check_values(name, value, limit, form, limits)
     check_acyclic(form)
     if capabilities is not None:
         check_nodes_and_models(manifest, capabilities)
@@ -87,6 +82,18 @@ def check_nodes_and_models(manifest: dict[str, Any], capabilities: dict[str, Any
 def blob_places(manifest: dict[str, Any], limits: Limits) -> list[Tensor]:
     """Return all tensors of an admitted manifest that are blobs, to be compared with the headers of these."""
     return [tensor for tensor in tensors_of(manifest["cuts"], limits) if tensor.blob]
+
+
+def _distinct_inputs(form: Manifest) -> Iterator[tuple[str, Any, str | None]]:
+    """Yield name, value and limit of the inputs; of thousands with one cut or link, one for each limit."""
+    seen: set[tuple] = set()
+    for node in form.graph.values():
+        for name, value in node.inputs.items():
+            limited = _LIMITED_NAME.search(name)
+            limit, source = LIMITED[limited[1]] if limited else None, source_of(value)
+            if source is None or (source, limit) not in seen:
+                seen.add((source, limit))
+                yield name, value, limit
 
 
 def _check_form(name: str, value: Any, form: Manifest) -> None:
@@ -134,15 +141,9 @@ def _check_number(name: str, value: Any, kind: str, limits: Limits) -> None:
 
 
 def _model_names(form: Manifest) -> Iterator[str]:
-    seen = set()
-    for node in form.graph.values():
-        for value in node.inputs.values():
-            source = source_of(value)
-            if source is not None and source in seen:
-                continue
-            seen.add(source)
-            names = (_model_name(item) for item in scalars(value, form) if isinstance(item, str))
-            yield from (name for name in names if name)
+    for _, value, _ in _distinct_inputs(form):
+        names = (_model_name(item) for item in scalars(value, form) if isinstance(item, str))
+        yield from (name for name in names if name)
 
 
 def _model_name(text: str) -> str | None:

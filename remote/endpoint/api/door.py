@@ -6,7 +6,6 @@ take all open files of this process, and with them its workers.
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -70,7 +69,7 @@ def protocol_behind(door: Door) -> type[H11Protocol]:
             self.late = self.loop.call_later(HEAD_SECONDS, self._cut_if_headless)
 
         def _cut_if_headless(self) -> None:
-            answering: Any = self.cycle is not None and not self.cycle.response_complete
+            answering = self.cycle is not None and not self.cycle.response_complete
             if self.conn.their_state is h11.IDLE and not answering:
                 self.transport.abort()
 

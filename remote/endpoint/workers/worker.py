@@ -98,7 +98,7 @@ class Worker:
                     f"ComfyUI-Velocity in its custom_nodes, or remove it there:\n{self.tail()}"
                 )
             said = (await answer.content.read(1024)).decode("utf-8", "replace")
-        if not is_right(f'{{"proof": "{proof(self.secret, nonce)}"}}', said):
+        if not is_right(proof(self.secret, nonce), said):
             raise WorkerError(f"another process answers at {self.url}, where the worker was to listen")
 
 

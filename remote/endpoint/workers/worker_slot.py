@@ -87,7 +87,7 @@ class WorkerSlot:
                     failures = 0
                     await self._serve()
                 except (WorkerError, OSError, aiohttp.ClientError) as error:
-                    failures = min(failures + 1, MAX_FAILED_STARTS - 1 if passes(error) else MAX_FAILED_STARTS)
+                    failures = min(failures + 1, MAX_FAILED_STARTS - 1 if _passes(error) else MAX_FAILED_STARTS)
                     self.reason = str(error)
                     log.warning("worker %d: %s", self.worker.number, error)
                 await self._lose()
@@ -228,6 +228,6 @@ class WorkerSlot:
             log.error("worker %d: %s", self.worker.number, error, exc_info=error)
 
 
-def passes(error: Exception) -> bool:
+def _passes(error: Exception) -> bool:
     """Whether the machine lacks files, memory or room for the moment, which says nothing of the worker."""
     return isinstance(error, OSError) and error.errno in SHORT_OF
