@@ -51,9 +51,11 @@ class Rig(EndpointSide):
         """Run a graph in the user's ComfyUI and return its picture."""
         return load(self.client.run(graph).images[0])
 
-    def start(self, graph: dict, endpoint: str = "default", **widgets: Any) -> "Painting":
-        """Start to paint a graph with Offload behind its sampler."""
-        return Painting(self, graph, offloaded(graph, endpoint=endpoint, **widgets))
+    def start(
+        self, graph: dict, endpoint: str = "default", samplers: str = "this sampler", **widgets: Any
+    ) -> "Painting":
+        """Start to paint a graph with Offload behind its sampler; what a sampler before it makes is uploaded."""
+        return Painting(self, graph, offloaded(graph, endpoint=endpoint, samplers=samplers, **widgets))
 
 
 class Painting:
