@@ -1,6 +1,5 @@
 """Offload: the node, and the two that it expands to."""
 
-import json
 import time
 from typing import Any
 
@@ -75,7 +74,7 @@ class VelocityOffloadDispatch(io.ComfyNode):
             is_input_list=True,
             accept_all_inputs=True,
             inputs=[
-                io.String.Input("request", tooltip="What to send, as JSON."),
+                io.String.Input("request", tooltip="What to send, sealed by Offload."),
                 io.String.Input("shown_on", tooltip="The node that shows the progress."),
                 io.Latent.Input("samples", raw_link=True, lazy=True, tooltip="The sampler to run if that fails."),
             ],
@@ -93,9 +92,10 @@ class VelocityOffloadDispatch(io.ComfyNode):
         from ..remote.client.display import SamplerDisplay
         from ..remote.client.options import Options
         from ..remote.client.plan import private_folder
+        from ..remote.client.sealed import seal, unseal
         from ..remote.client.settings import find_endpoint
 
-        builder, asked = GraphBuilder(), json.loads(request[0])
+        builder, asked = GraphBuilder(), unseal(request[0])
         options, folder = Options(**asked["options"]), private_folder()
         cut = Cut(**asked["cut"])
         before = {name: cut.names[name] for name in cut.samplers[:-1]}
@@ -107,7 +107,7 @@ class VelocityOffloadDispatch(io.ComfyNode):
             return io.NodeOutput(result)
         measure = ""
         if result.work:
-            measure = json.dumps({"work": vars(result.work), "start": time.time()})
+            measure = seal({"work": vars(result.work), "start": time.monotonic()})
         here = builder.node("VelocityOffloadLocal", samples=samples[0], measure=measure)
         return io.NodeOutput([here.id, 0], expand=builder.finalize())
 
@@ -127,7 +127,7 @@ class VelocityOffloadLocal(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 io.Latent.Input("samples", tooltip="What the sampler makes."),
-                io.String.Input("measure", default="", optional=True, tooltip="What to measure, as JSON."),
+                io.String.Input("measure", default="", optional=True, tooltip="What to measure, sealed by Offload."),
             ],
             outputs=[io.AnyType.Output(tooltip="The list of what the sampler makes.")],
         )
@@ -139,9 +139,10 @@ class VelocityOffloadLocal(io.ComfyNode):
             from ..remote.client.history import History, Work
             from ..remote.client.plan import private_folder
             from ..remote.client.route import LOCAL
+            from ..remote.client.sealed import unseal
 
-            asked = json.loads(measure[0])
-            seconds = time.time() - asked["start"]
+            asked = unseal(measure[0])
+            seconds = time.monotonic() - asked["start"]
             if seconds > 0.02:  # less than that: it came from ComfyUI's cache
                 history = History(private_folder())
                 history.record_seconds(LOCAL, Work(**asked["work"]), seconds)

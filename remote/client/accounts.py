@@ -19,8 +19,9 @@ ENOUGH_TO_MEASURE = 100_000  # bytes; fewer say nothing about the wire's speed
 def measure(folder: Path, endpoint: str, work: Work, transfer: Transfer, seconds: float) -> None:
     """Keep in the history how long the parts of a job took that was done in `seconds`."""
     result, history = transfer.result, History(folder)
-    load = result.get("load_seconds") or 0.0
-    history.record_seconds(endpoint, work, max(result["seconds"] - load, 1e-3))
+    running = min(result["seconds"], seconds)  # it can't have run for longer than it took
+    load = min(result.get("load_seconds") or 0.0, running)
+    history.record_seconds(endpoint, work, max(running - load, 1e-3))
     if load:
         history.record_load(endpoint, work.model, load)
     sent, received = transfer.upload_bytes, transfer.download_bytes
@@ -28,7 +29,7 @@ def measure(folder: Path, endpoint: str, work: Work, transfer: Transfer, seconds
     down = received / transfer.download_seconds if received > ENOUGH_TO_MEASURE else None
     wire = (transfer.upload_seconds if up else 0.0) + (transfer.download_seconds if down else 0.0)
     # A wait in the queue is in here too; the median of several jobs forgets it.
-    history.record_wire(endpoint, up, down, max(seconds - result["seconds"] - wire, 1e-3))
+    history.record_wire(endpoint, up, down, max(seconds - running - wire, 1e-3))
     history.save()
 
 
@@ -56,6 +57,7 @@ class Account:
         theirs = {name.partition("/")[2]: value for name, value in (result.get("models") or {}).items()}
         ours = {name: history.file_hash(path) for name, path in models.items()}
         level, why = fidelity(fingerprint(), result.get("fingerprint") or {}, ours, theirs)
+        why = harmless(why)
         more = {"job": transfer.job, "bytes_sent": transfer.upload_bytes, "fidelity": level, "because": why}
         said = self._write("done", transfer.sent, more)
         log.info("Offload: %s (%s). Sent %d bytes: %s. %s", level, why, transfer.upload_bytes, said, self.file)

@@ -2,20 +2,25 @@
 
 import asyncio
 import ssl
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from . import answers
 from .errors import IS_IT_THERE, EndpointError
+from .patience import Pace
 from .settings import Endpoint
 
 __all__ = ["EndpointClient", "EndpointError"]
 
 CHUNK = 1 << 16
 MAX_JSON, MAX_ERROR, MAX_LINE = 16 << 20, 1 << 16, 8 << 20  # bytes; a preview is a line
+MAX_EVENT = 1 << 18  # characters of an event that is no preview
+EVENTS_PER_SECOND = 1000  # what comes faster is read at this pace
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 20.0  # an endpoint sends a heartbeat every 5 s
 SLOWEST = 20_000  # bytes per second that an upload is given time for
@@ -30,6 +35,7 @@ class EndpointClient:
     def __init__(self, endpoint: Endpoint, silence: float = SILENCE_SECONDS) -> None:
         self.endpoint, self.silence = endpoint, silence
         self.bytes_sent = 0  # bodies only, as far as they went out
+        self.proxy = proxy_for(endpoint.url) if endpoint.trust_env else None
         self.session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "EndpointClient":
@@ -44,15 +50,15 @@ class EndpointClient:
 
     async def health(self) -> dict[str, Any]:
         """Return the endpoint's queue and workers."""
-        return answers.parse(await self._answer("GET", "/v1/health"), answers.HEALTH)
+        return answers.parse(await self._answer("GET", "/v1/health"), answers.Health)
 
     async def capabilities(self) -> dict[str, Any]:
         """Return what the endpoint can run."""
-        return answers.parse(await self._answer("GET", "/v1/capabilities"), answers.CAPABILITIES)
+        return answers.parse(await self._answer("GET", "/v1/capabilities"), answers.Capabilities)
 
     async def submit(self, manifest: bytes) -> dict[str, Any]:
         """Send a manifest; the same one again finds the same job."""
-        return answers.parse_submitted(await self._answer("POST", "/v1/jobs", manifest, "application/json"))
+        return answers.parse(await self._answer("POST", "/v1/jobs", manifest, "application/json"), answers.Submitted)
 
     async def put_blob(self, name: str, data: bytes, on_sent: Callable[[int], None]) -> None:
         """Send a blob; `on_sent` gets the size of each piece that has gone out."""
@@ -63,17 +69,16 @@ class EndpointClient:
         headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
         async with self._request("GET", f"/v1/jobs/{job}/events", headers=headers) as answer:
             fields: dict[str, str] = {}
+            pace = Pace(EVENTS_PER_SECOND)
             async for line in _lines(answer):
                 name, _, value = line.partition(":")
-                if line:
+                if name in ("id", "event", "data"):
                     fields[name] = value.removeprefix(" ")
-                    continue
-                if "data" in fields:
-                    number, kind = fields.get("id") or str(after), fields.get("event", "message")
-                    if not number.isdecimal() or len(number) > 15:
-                        raise answers.bad_answer("an event whose id is no number")
-                    yield int(number), kind, answers.parse(fields["data"], answers.EVENTS.get(kind, {}))
-                fields = {}
+                elif not line and fields:
+                    if "data" in fields:
+                        yield _event(fields, after)
+                        await pace.keep()
+                    fields = {}
 
     async def result(self, job: str, data: bytearray, size: int, etag: str, on_received: Callable[[], None]) -> None:
         """Append to `data` what it lacks of the job's result of `size` bytes, whose sha256 is `etag`."""
@@ -120,7 +125,7 @@ class EndpointClient:
         """The answer to a request; what goes wrong on the way, at any point of it, is an `EndpointError`."""
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=silence or self.silence)
         # A redirect would take the key and the tensors elsewhere.
-        options.update(timeout=timeout, allow_redirects=False)
+        options.update(timeout=timeout, allow_redirects=False, proxy=self.proxy)
         try:
             async with self.session.request(method, self.endpoint.url + path, **options) as answer:
                 if answer.status >= 300:
@@ -137,6 +142,18 @@ class EndpointClient:
             ) from error
 
 
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment, or the system on Windows and macOS, names for this address.
+
+    aiohttp's own `trust_env` would also put a password of ~/.netrc in the place of the key.
+    """
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
 def _trusted(endpoint: Endpoint) -> ssl.SSLContext | bool:
     """Return what the endpoint's certificate is checked against; True is what the system trusts."""
     try:
@@ -151,6 +168,17 @@ def _not_trusted(endpoint: Endpoint, error: Exception) -> EndpointError:
         f"the certificate of {endpoint.url} can't be checked or is not trusted ({error})",
         "Set `certificate` in endpoints.json to the endpoint's certificate file",
     )
+
+
+def _event(fields: dict[str, str], after: int) -> tuple[int, str, Any]:
+    """Return number, type and data of an event; one without a number has that of the last one. Raises
+    `EndpointError`."""
+    number, kind, data = fields.get("id") or str(after), fields.get("event", "message"), fields["data"]
+    if not number.isdecimal() or len(number) > 15:
+        raise answers.bad_answer("an event whose id is no number")
+    if kind != "preview" and len(data) > MAX_EVENT:
+        raise answers.bad_answer(f"an event of {len(data)} characters")
+    return int(number), kind, answers.parse_event(kind, data)
 
 
 async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import EndpointError
 from .graph_view import GraphView, Into, Link, is_link
 from .model_needs import ModelNeeds
 from .node_types import ANY, DATA, LIVE, OURS, PIXELS, PLAIN, SOUND
@@ -48,7 +49,7 @@ def cut_graph(view: GraphView, output: Link, remote_text: bool, available: Conta
     """Return what has to be sent so that the endpoint can make `output`, an output of a sampler.
 
     `available` holds the node classes of the endpoint. With `chain` the samplers before this one go along. Raises
-    `CannotOffloadError`.
+    `CannotOffloadError`, and `EndpointError` if the endpoint lacks a node's class.
     """
     cutter = _Cutter(view, remote_text, available, chain)
     output = cutter.view.follow(output)
@@ -172,9 +173,11 @@ class _Cutter:
 
     def _check_available(self, class_type: str, node_id: str) -> None:
         if class_type not in self.available:
-            raise CannotOffloadError(
-                f"the endpoint does not run {class_type} (node {node_id}). Install its pack there and start the "
-                f"endpoint with --allow {class_type}, bypass the node, or set route to local"
+            raise EndpointError(
+                "unsupported_node",
+                f"the endpoint does not run {class_type} (node {node_id})",
+                f"Install its pack there and start the endpoint with --allow {class_type}, bypass the node, or set "
+                "route to local",
             )
 
 

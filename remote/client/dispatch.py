@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..wire.blob import BlobError, blob_name
-from ..wire.container import read_container
 from ..wire.model_names import model_names
-from ..wire.values import UnshippableError, pack, unpack
+from ..wire.values import UnshippableError, pack
 from .accounts import Account, measure
 from .client import EndpointClient, EndpointError
 from .cut import CannotOffloadError, Cut
@@ -22,6 +21,7 @@ from .history import History, Work
 from .interruptible import answered, interruptible
 from .local_models import find_models, start_hashing
 from .options import RAISE, Options
+from .result import latents
 from .route import LOCAL, decide, queue_seconds
 from .run_job import JobRun
 from .settings import Endpoint
@@ -65,7 +65,7 @@ class Dispatcher:
                     here = await self._route(client, work)
                     if here:
                         return here
-                return await self._remote(client, packed, work, start)
+                return await self._remote(client, packed, values, work, start)
         except CannotOffloadError as error:
             if self.options.route != "auto":
                 raise
@@ -136,7 +136,9 @@ class Dispatcher:
         self.display.text(f"{decision.route}: {decision.reason}")
         return RunHere(decision.reason, work) if decision.route == LOCAL else None
 
-    async def _remote(self, client: EndpointClient, packed: list[list], work: Work, start: float) -> list:
+    async def _remote(
+        self, client: EndpointClient, packed: list[list], values: list[list], work: Work, start: float
+    ) -> list:
         manifest = {
             "protocol": 1,
             "graph": self.cut.graph,
@@ -153,8 +155,7 @@ class Dispatcher:
         account = Account(self.folder, self.endpoint.url, manifest["key"], self.cut, packed, self.blobs)
         try:
             data = await self._interruptible(job, manifest)
-            value, blobs = read_container(data, self.blobs.items())
-            items = await asyncio.to_thread(unpack, value, blobs.__getitem__)
+            items = await asyncio.to_thread(latents, data, self.blobs.items(), self.cut, values)
         except BaseException as error:
             account.broken_off(error, job.transfer)
             raise

@@ -10,6 +10,7 @@ from typing import Any
 log = logging.getLogger("velocity")
 KEPT = 200
 NAMED = {"pixels": "pixels", "prompt_text": "prompt text", "sound": "sound"}  # what a person would want to know of
+NUMBERS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CAVEAT = (
     "Latents and embeddings are not encryption: whoever holds them can decode the latent with the public VAE, and "
     "guess at the prompt from its embedding."
@@ -31,7 +32,8 @@ def describe(
                     found["prompt_text"].append(f"{kind} {path}")
                 continue
             name = entry.get("@tensor")
-            if mixed and name and _shows_a_picture(kind, path, entry["shape"]):
+            wrong = kind in NUMBERS  # a node that gives what it does not say: nobody knows what it shows
+            if name and (wrong or (mixed and _shows_a_picture(kind, path, entry["shape"]))):
                 found["pixels"].append(f"{kind} {path}")
             tensors.append(
                 {

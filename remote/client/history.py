@@ -1,4 +1,8 @@
-"""What earlier jobs measured, kept as JSON in ComfyUI's private user directory, and what was learnt of endpoints."""
+"""What earlier jobs measured, kept as JSON in ComfyUI's private user directory, and what was learnt of endpoints.
+
+Of the last few measurements the one in the middle counts; of two the better one, as a slow one is the more likely to be
+an accident: a model that was loaded, a machine that did something else.
+"""
 
 import json
 import logging
@@ -16,6 +20,7 @@ from typing import Any
 log = logging.getLogger("velocity")
 KEPT = 5
 CAPABILITIES_SECONDS = 60.0
+MIN_VALUE, MAX_VALUE = 1e-12, 1e12  # of seconds and bytes per second
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class History:
     def seconds(self, place: str, work: Work) -> float | None:
         """Return the predicted seconds of `work` at `place` (`local` or an endpoint's name), None if never measured."""
         measured = self._table("seconds", place).get(work.model)
-        return statistics.median(measured) * work.units if measured else None
+        return statistics.median_low(measured) * work.units if measured else None
 
     def record_seconds(self, place: str, work: Work, seconds: float) -> None:
         """Keep how long `work` took at `place`, without queueing, loading and transfers where these are known."""
@@ -67,8 +72,8 @@ class History:
         table = self._table("wire", endpoint)
         if not table.get("overhead"):
             return None
-        up, down = (statistics.median(table[way]) if table.get(way) else 1e9 for way in ("up", "down"))
-        return up, down, statistics.median(table["overhead"])
+        up, down = (statistics.median_high(table[way]) if table.get(way) else 1e9 for way in ("up", "down"))
+        return up, down, statistics.median_low(table["overhead"])
 
     def record_wire(self, endpoint: str, up: float | None, down: float | None, overhead: float) -> None:
         """Keep the measured bytes per second (None if too little was sent to tell) and the job's overhead."""
@@ -79,16 +84,16 @@ class History:
     def load_seconds(self, endpoint: str, model: str) -> float | None:
         """Return how long the endpoint took to load the model."""
         measured = self._table("load", endpoint).get(model)
-        return statistics.median(measured) if measured else None
+        return statistics.median_low(measured) if measured else None
 
     def record_load(self, endpoint: str, model: str, seconds: float) -> None:
         """Keep how long the endpoint took to load the model."""
         self._keep("load", endpoint, model, seconds)
 
-    def capabilities(self, endpoint: str) -> dict[str, Any] | None:
-        """Return what the endpoint said within the last minute that it can do."""
+    def capabilities(self, endpoint: str, seconds: float = CAPABILITIES_SECONDS) -> dict[str, Any] | None:
+        """Return what the endpoint said within the last `seconds` that it can do."""
         entry = self._table("capabilities", endpoint)
-        fresh = 0 <= time.time() - entry.get("time", 0) < CAPABILITIES_SECONDS
+        fresh = 0 <= time.time() - entry.get("time", 0) < seconds
         return entry["value"] if fresh else None
 
     def record_capabilities(self, endpoint: str, value: dict[str, Any] | None) -> None:
@@ -135,6 +140,9 @@ class History:
         return self.data.get(kind, {}).get(name, {})
 
     def _keep(self, kind: str, name: str, key: str, value: float) -> None:
+        if not MIN_VALUE < value < MAX_VALUE:  # a clock that was set, an endpoint that tells stories
+            return
+
         def change(data: dict) -> None:
             table = data.setdefault(kind, {}).setdefault(name, {})
             table[key] = [*table.get(key, []), value][-KEPT:]

@@ -1,4 +1,4 @@
-"""Trying again while it may help."""
+"""Trying again while it may help, and reading no faster than is useful."""
 
 import asyncio
 import time
@@ -36,3 +36,19 @@ class Patience:
                 self.tell(error)
                 await asyncio.sleep(min(error.retry_after or self.pause, self.end - now))
                 self.pause = min(self.pause * 2, LONGEST_PAUSE)
+
+
+class Pace:
+    """Lets `most` things a second pass; who sends faster has to wait, as nothing more is read."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count, self.end = most, 0, time.monotonic() + 1
+
+    async def keep(self) -> None:
+        """Wait for the next second if this one has had its share."""
+        self.count += 1
+        left = self.end - time.monotonic()
+        if self.count >= self.most and left > 0:
+            await asyncio.sleep(left)
+        if left <= 0 or self.count >= self.most:
+            self.count, self.end = 0, time.monotonic() + 1

@@ -1,6 +1,5 @@
 """From Offload's inputs to the nodes that ComfyUI is to run instead."""
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -8,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ..wire.model_names import model_names
-from .client import EndpointClient, EndpointError
+from .client import EndpointError
 from .clip_side import without_model
+from .cold_start import ColdError, node_classes
 from .cut import CannotOffloadError, cut_graph
 from .display import show_text
 from .graph_view import GraphView, Link, is_link
-from .history import History
-from .interruptible import answered
-from .local_models import broken_models
+from .local_models import broken_models, find_models
 from .node_types import OURS, NodeTypes
 from .options import RAISE, THIS_SAMPLER, Options
-from .patience import Patience
-from .settings import Endpoint, SettingsError, find_endpoint
+from .sealed import seal
+from .settings import SettingsError, find_endpoint
 
 log = logging.getLogger("velocity")
-STARTING_SECONDS = 3.0
 
 
 def private_folder() -> Path:
@@ -59,7 +56,7 @@ async def plan(
                 raise
             reason = str(error)
         except EndpointError as error:
-            if options.on_failure == RAISE:
+            if options.on_failure == RAISE and not isinstance(error, ColdError):
                 raise
             reason = str(error)
         log.warning("Offload: running locally: %s", reason)
@@ -77,7 +74,8 @@ async def _remote(link: Link, view: GraphView, options: Options, builder: Any, s
             f'{folder / "endpoints.json"}: {{"default": {{"url": "http://127.0.0.1:8288", "key": "..."}}}}'
         )
         raise CannotOffloadError(message) if options.route == "auto" else SettingsError(message)
-    available = await _node_classes(endpoint, folder)
+    wait = options.route != "auto" or not _can_run_here(link, view)
+    available = await node_classes(endpoint, folder, wait, lambda text: show_text(text, shown_on))
     cut = cut_graph(view, link, options.text_encoding == "remote", available, options.samplers != THIS_SAMPLER)
     for said in cut.stays:
         log.warning("Offload: %s", said)
@@ -85,7 +83,7 @@ async def _remote(link: Link, view: GraphView, options: Options, builder: Any, s
     _check_models(cut_links, view, "; ".join([*cut.stays, f"What runs here (text_encoding {options.text_encoding})"]))
     cuts = {f"cut{number}": without_model(value, view, builder) for number, value in enumerate(cut.links)}
     links = [value if is_link(value) else ["that expands to the sampler", 0] for value in cut.links]
-    request = json.dumps({"cut": asdict(replace(cut, links=links)), "options": asdict(options)})
+    request = seal({"cut": asdict(replace(cut, links=links)), "options": asdict(options)})
     node = builder.node("VelocityOffloadDispatch", request=request, samples=link, shown_on=shown_on, **cuts)
     node.set_override_display_id(shown_on)
     return [node.id, 0]
@@ -102,13 +100,7 @@ def _check_models(links: list[Link], view: GraphView, what: str) -> None:
         )
 
 
-async def _node_classes(endpoint: Endpoint, folder: Path) -> list[str]:
-    history = History(folder)
-    capabilities = history.capabilities(endpoint.name)
-    if capabilities is None:
-        async with EndpointClient(endpoint) as client:
-            patience = Patience(STARTING_SECONDS, lambda error: log.info("Offload: %s", error))
-            capabilities = await answered(patience.run(client.capabilities), endpoint)
-        history.record_capabilities(endpoint.name, capabilities)
-        history.save()
-    return capabilities["node_classes"]
+def _can_run_here(link: Link, view: GraphView) -> bool:
+    """Whether the files that the sampler needs are on this machine."""
+    names = model_names({node_id: view.get_node(node_id) for node_id in view.ancestors(link, OURS)})
+    return not broken_models(names) and len(find_models(names)) == len(names)

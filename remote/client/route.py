@@ -46,7 +46,8 @@ def decide(
 
 
 def queue_seconds(capabilities: dict[str, Any], health: dict[str, Any]) -> float:
-    """Return the estimate of how long a new job waits at an endpoint."""
+    """Return the estimate of how long a new job waits at an endpoint, for its worker to start, too."""
     workers = max(1, sum(worker.get("state") in ("ready", "busy") for worker in health.get("workers", [])))
     waiting = health.get("queued", 0) + health.get("running", 0)
-    return (waiting / workers) * float(capabilities.get("seconds_per_job") or 0.0)
+    starting = health.get("starting_seconds") or 0.0
+    return starting + (waiting / workers) * float(capabilities.get("seconds_per_job") or 0.0)

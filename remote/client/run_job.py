@@ -20,6 +20,7 @@ from .patience import Patience
 
 UPLOADS_AT_ONCE, ATTEMPTS = 4, 3
 MAX_RESULT = 4 << 30  # bytes
+MAX_WARNINGS = 20  # of one job that are shown
 FINAL = ("done", "failed", "cancelled")
 
 
@@ -88,7 +89,7 @@ class JobRun:
         start, sent_before = time.monotonic(), self.client.bytes_sent
         answer = await self.patience.run(lambda: self._send(body))
         self.transfer.job, missing = answer["job"], answer["missing"]
-        if not all(isinstance(name, str) and name in blobs for name in missing):
+        if not blobs.keys() >= set(missing):
             raise bad_answer("a wish for tensors that the job lacks")
         await self._upload({name: blobs[name] for name in missing})
         self.transfer.upload_bytes += self.client.bytes_sent - sent_before
@@ -130,6 +131,8 @@ class JobRun:
                 if kind in FINAL:
                     return kind, data
                 if kind == "warning":
+                    if len(self.transfer.warnings) == MAX_WARNINGS:
+                        continue
                     self.transfer.warnings.append(data["message"])
                 self.tell(kind, data)
         raise EndpointError("unreachable", "the connection to the endpoint ended", "The job goes on there")

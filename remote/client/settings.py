@@ -25,7 +25,8 @@ class SettingsError(ValueError):
 class Endpoint:
     """One endpoint. `certificate` is a file that its TLS certificate is checked against; without `exact` the endpoint
     may run equal jobs in one batch, which changes the last bits. `patience_seconds`: how long an endpoint that stopped
-    answering in the middle of a job is given to come back."""
+    answering in the middle of a job is given to come back. With `trust_env` it is reached through the proxy that the
+    environment names (HTTP_PROXY, HTTPS_PROXY, NO_PROXY)."""
 
     name: str
     url: str
@@ -33,6 +34,7 @@ class Endpoint:
     certificate: str | None = None
     exact: bool = True
     patience_seconds: float = 30.0
+    trust_env: bool = False
 
     def __repr__(self) -> str:
         """Leave the key out of logs and tracebacks."""
@@ -47,7 +49,8 @@ def find_endpoint(name: str, folder: Path, environment: Mapping[str, str] = os.e
     if name == HERE:
         raise SettingsError(f"no endpoint may be called {HERE!r}, which stands for this machine: rename it in {FILE}")
     if name == "default" and environment.get("VELOCITY_ENDPOINT"):
-        return _endpoint(name, {"url": environment["VELOCITY_ENDPOINT"], "key": environment.get("VELOCITY_API_KEY")})
+        known = {"url": environment["VELOCITY_ENDPOINT"], "key": environment.get("VELOCITY_API_KEY")}
+        return _endpoint(name, {**known, "trust_env": environment.get("VELOCITY_TRUST_ENV") == "1"})
     file = folder / FILE
     known = _read(file)
     if name in known:
@@ -92,7 +95,10 @@ def _endpoint(name: str, entry: Mapping) -> Endpoint:
     patience = entry.get("patience_seconds", Endpoint.patience_seconds)
     if not isinstance(patience, (int, float)) or not 0 <= patience <= 3600:
         raise SettingsError(f"the endpoint {name!r} has patience_seconds {patience!r}; it is a number up to 3600")
-    return Endpoint(name, url, key, certificate, entry.get("exact", True) is not False, float(patience))
+    trust_env = entry.get("trust_env", False)
+    if not isinstance(trust_env, bool):
+        raise SettingsError(f"the endpoint {name!r} has trust_env {trust_env!r}; it is true or false")
+    return Endpoint(name, url, key, certificate, entry.get("exact", True) is not False, float(patience), trust_env)
 
 
 def _is_address(url: str) -> bool:

@@ -23,13 +23,14 @@ def done(result: bytes = RESULT, **changes: object) -> tuple[str, dict]:
 
 @dataclass
 class BadEndpoint:
-    """`faults` holds for each route (submit, blob, events, result, delete) what the next requests get."""
+    """`faults` holds for each route (submit, blob, events, result, delete, health) what the next requests get."""
 
     events: list[tuple[str, dict]] = field(default_factory=lambda: [("step", {"value": 1, "max": 1}), done()])
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     result: bytes = RESULT
     blobs: dict[str, bytes] = field(default_factory=dict)
     jobs: dict[str, str] = field(default_factory=dict)  # id by key
+    capabilities: dict = field(default_factory=dict)
     requests: list[tuple[str, web.Request]] = field(default_factory=list)
     url: str = ""
 
@@ -47,6 +48,7 @@ class BadEndpoint:
             ("GET", "/v1/jobs/{job}/result", self.download),
             ("DELETE", "/v1/jobs/{job}", self.delete),
             ("GET", "/v1/health", self.health),
+            ("GET", "/v1/capabilities", self.able),
         ):
             app.router.add_route(method, path, self._with_faults(route))
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -106,6 +108,9 @@ class BadEndpoint:
 
     async def health(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"status": "ok", "protocol": 1, "queued": 0, "running": 0, "workers": []})
+
+    async def able(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self.capabilities)
 
 
 async def event_stream(request: web.Request) -> web.StreamResponse:

@@ -45,7 +45,7 @@ class Routes:
         health = self.scheduler.health()
         workers = [{"state": worker["state"]} for worker in health["workers"]]
         status = "stopping" if self.intake.stopping else "ok"
-        counts = {"queued": health["queued"], "running": health["running"]}
+        counts = {name: health[name] for name in ("queued", "running", "starting_seconds")}
         return JSONResponse({"status": status, "protocol": PROTOCOL, **counts, "workers": workers})
 
     async def capabilities(self) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from ...wire.model_names import model_names
@@ -107,11 +108,20 @@ class Scheduler:
         return {**self._capabilities, "warm": warm, "seconds_per_job": self.estimates.any_job()}
 
     def health(self) -> dict[str, Any]:
-        """Return how many jobs wait and run, and the states of the workers."""
+        """Return how many jobs wait and run, the states of the workers, and how long it takes until one can run
+        something: None if one can, or none ever will."""
         runs = [run for slot in self.slots for run in slot.runs]
         running = sum(len(run.live) for run in runs if run.started is not None)
         queued = len(self._queue.jobs) + sum(len(run.live) for run in runs if run.started is None)
-        return {"queued": queued, "running": running, "workers": [{"state": slot.state} for slot in self.slots]}
+        states = [{"state": slot.state} for slot in self.slots]
+        return {"queued": queued, "running": running, "workers": states, "starting_seconds": self._starting_seconds()}
+
+    def _starting_seconds(self) -> float | None:
+        starting = [slot for slot in self.slots if not slot.failed]
+        if not starting or any(slot.serves for slot in starting):
+            return None
+        elapsed = time.monotonic() - min(slot.begun for slot in starting)
+        return max(self.estimates.start_seconds() - elapsed, 1.0)
 
     # What the slots tell.
 
@@ -122,6 +132,7 @@ class Scheduler:
 
     def on_started(self, slot: WorkerSlot) -> None:
         """A worker has just been started: it loads what the operator wants to be warm."""
+        self.estimates.record_start(time.monotonic() - slot.begun)
         unknown = unknown_allowed(slot.about, self.settings)
         if unknown:
             log.warning("--allow names nodes that the worker's ComfyUI does not have: %s", ", ".join(unknown))

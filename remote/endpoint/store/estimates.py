@@ -7,6 +7,7 @@ from ...wire.model_names import model_names
 from .journal import Journal
 
 WEIGHT = 0.3  # of the newest measurement
+FIRST_START_SECONDS = 60.0  # before one was measured
 
 
 class Estimates:
@@ -23,6 +24,15 @@ class Estimates:
     def load_seconds(self, manifest: dict[str, Any]) -> float | None:
         """Return how long the job's models take to load, None if they never were."""
         return self.journal.note("load seconds", _models(manifest))
+
+    def start_seconds(self) -> float:
+        """Return how long a worker takes from its start until it can run something."""
+        known = self.journal.note("start seconds", "")
+        return FIRST_START_SECONDS if known is None else known
+
+    def record_start(self, seconds: float) -> None:
+        """Learn from the start of a worker."""
+        self._note("start seconds", "", seconds)
 
     def any_job(self) -> float | None:
         """Return the seconds of a job, whatever it is."""

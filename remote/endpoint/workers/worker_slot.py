@@ -53,6 +53,7 @@ class WorkerSlot:
         self.warm: list[str] = []
         self.about: dict[str, Any] = {}
         self.reason = ""
+        self.begun = time.monotonic()  # to start the worker
         self.link: WorkerLink | None = None
         self._state = STARTING
         self._end_reason: asyncio.Future[str] | None = None
@@ -82,6 +83,7 @@ class WorkerSlot:
         failures = 0
         try:
             while failures < MAX_FAILED_STARTS:
+                self.begun = time.monotonic()
                 try:
                     self.about = await self.worker.start()
                     failures = 0
