@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from velocity_nodes.remote.client.cut import CannotOffloadError, Cut, cut_graph
+from velocity_nodes.remote.client.errors import EndpointError
 from velocity_nodes.remote.client.graph_view import GraphView
 from velocity_nodes.remote.client.model_needs import ModelNeeds
 from velocity_nodes.remote.client.node_types import NodeTypes
@@ -64,7 +65,7 @@ def _plan(
         cut = cut_graph(_view(graph, classes), [plan.sampler, 0], plan.text == "remote", available)
         manifest = _manifest(cut)
         admit(manifest, Limits(), {"node_classes": available, "models": {"all": model_names(manifest["graph"])}})
-    except (CannotOffloadError, Refusal) as error:
+    except (CannotOffloadError, EndpointError, Refusal) as error:
         plan.refused = str(error).partition(". Install")[0]
         return plan
     plan.refused = validation.refusal(manifest)

@@ -70,7 +70,7 @@ class FakeScheduler:
         return self.known
 
     def health(self) -> dict:
-        return {"queued": 0, "running": 0, "workers": self.workers}
+        return {"queued": 0, "running": 0, "workers": self.workers, "starting_seconds": None}
 
 
 class Served:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from velocity_nodes.remote.client.cut import CannotOffloadError
+from velocity_nodes.remote.client.errors import EndpointError
 
 from demo.graph import painting
 from tests.remote.graphs import CLASSES, WIDGETS, base, classes_of, cut, node, sent, switch
@@ -178,7 +179,7 @@ def test_what_changes_conditioning_behind_a_controlnet_goes_too():
 
 
 def test_a_controlnet_that_the_endpoint_lacks():
-    with pytest.raises(CannotOffloadError) as caught:
+    with pytest.raises(EndpointError) as caught:
         cut(controlled(), without=("ControlNetApplyAdvanced",))
     for part in ("ControlNetApplyAdvanced", "(node control)", "--allow ControlNetApplyAdvanced", "route to local"):
         assert part in str(caught.value)
@@ -277,8 +278,10 @@ def test_hooks_on_clip():
 
 @pytest.mark.parametrize("missing", ["KSampler", "CheckpointLoaderSimple"])
 def test_a_node_that_the_endpoint_lacks(missing):
-    with pytest.raises(CannotOffloadError, match=rf"does not run {missing} \(node .*--allow {missing}, bypass"):
+    """The same kind of error as for a model that it lacks, so that the picture is made here if the user wants that."""
+    with pytest.raises(EndpointError, match=rf"does not run {missing} \(node .*--allow {missing}, bypass") as caught:
         cut(base(), without=(missing,))
+    assert caught.value.code == "unsupported_node"
     cut(base(), without=("CLIPTextEncode", "EmptyLatentImage")), "what runs here need not be there"
 
 

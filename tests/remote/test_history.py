@@ -25,6 +25,26 @@ def test_seconds_scale_with_the_work_and_forget_outliers(tmp_path):
     assert history.seconds("studio", WORK) == pytest.approx(5.0), f"only the last {KEPT} count"
 
 
+@pytest.mark.parametrize("wrong", [0.0, -1.0, 1e30, float("inf"), float("nan")])
+def test_what_no_clock_measures_is_not_kept(tmp_path, wrong):
+    history = History(tmp_path)
+    history.record_seconds("studio", WORK, wrong)
+    history.record_wire("studio", wrong, wrong, wrong)
+    history.record_load("studio", "m", wrong)
+    assert (history.seconds("studio", WORK), history.wire("studio"), history.load_seconds("studio", "m")) == (None,) * 3
+
+
+def test_one_bad_measurement_decides_nothing(tmp_path):
+    """The first one held a load of a minute."""
+    history = History(tmp_path)
+    for seconds in (60.0, 2.0):
+        history.record_seconds("local", WORK, seconds)
+    assert history.seconds("local", WORK) == pytest.approx(2.0)
+    for seconds in (0.001, 2.1, 2.2):
+        history.record_seconds("local", WORK, seconds)
+    assert history.seconds("local", WORK) == pytest.approx(2.1)
+
+
 def test_work_of_unknown_size():
     assert Work("m", 0, 0).units == 1
 
@@ -35,7 +55,7 @@ def test_wire_and_loading(tmp_path):
     history.record_wire("studio", None, None, 0.3)
     assert history.wire("studio") == (1e9, 1e9, 0.3), "what was too little to tell costs nothing"
     history.record_wire("studio", 1e6, 2e6, 0.1)
-    assert history.wire("studio") == (1e6, 2e6, pytest.approx(0.2))
+    assert history.wire("studio") == (1e6, 2e6, 0.1), "of two the better one"
     assert history.load_seconds("studio", "m") is None
     history.record_load("studio", "m", 40.0)
     assert history.load_seconds("studio", "m") == 40.0
@@ -71,7 +91,7 @@ def test_nothing_is_lost_when_several_write(tmp_path):
     dispatcher.save()
     again = History(tmp_path)
     assert again.file_hash(file) == "ab"
-    assert again.seconds("studio", WORK) == pytest.approx(15.0)
+    assert again.seconds("studio", WORK) == pytest.approx(10.0)
     assert len(again.data["seconds"]["studio"][WORK.model]) == 2, "a second save repeats nothing"
 
 
