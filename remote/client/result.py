@@ -1,6 +1,5 @@
 """A job's result, held to what a sampler makes of what it was given: another server may have made it."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from .cut import Cut
 
 # Core's samplers: their latent has the shape of the one that they start from.
 KEEP_SHAPE = frozenset({"KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced"})
+MAX_RATIO = 64  # pixels that one place of a latent stands for, along a side
 EMPTY_ROOM = 256 << 20  # bytes of tensors that came as one number, which is a few bytes
 ROOM = 16  # bytes of tensors for each byte that came: rows of zeros and smaller dtypes are packed
 
@@ -53,18 +53,26 @@ def _check(item: Any, start: dict[str, Any] | None) -> None:
     before = start.get("samples") if isinstance(start, dict) else None
     if not isinstance(before, torch.Tensor):
         return
-    if len(parts) != 1 or not _may_come_of(tuple(parts[0].shape), before):
+    if len(parts) != 1 or not _may_come_of(tuple(parts[0].shape), before, start):
         shapes = ", ".join(str(list(part.shape)) for part in parts)
         raise bad_answer(f"a latent of shape {shapes}, made from one of {list(before.shape)}")
 
 
-def _may_come_of(shape: tuple[int, ...], before: torch.Tensor) -> bool:
+def _may_come_of(shape: tuple[int, ...], before: torch.Tensor, start: dict[str, Any]) -> bool:
     """Whether core makes a latent of this shape of `before` (comfy.sample.fix_empty_latent_channels): a picture may
-    become a video of one frame, and an empty latent is brought to the model's channels and scale."""
-    start = tuple(before.shape)
-    frame = start[:2] + (1,) + start[2:] if len(start) == 4 else start
-    if shape in (start, frame):
+    become a video of one frame, and an empty latent is brought to the model's channels and scales."""
+    was = tuple(before.shape)
+    if len(was) == 4 and len(shape) == 5:
+        was = (*was[:2], 1, *was[2:])
+    if shape == was:
         return True
-    empty = not torch.count_nonzero(before)
-    cells = math.prod(shape[2:]) <= 64 * math.prod(start[2:])
-    return empty and shape[0] == start[0] and len(shape) in (len(start), len(frame)) and cells
+    if torch.count_nonzero(before) or len(shape) != len(was) or shape[0] != was[0]:
+        return False
+    scale = start.get("downscale_ratio_spacial")
+    frames = slice(2, -2) if start.get("downscale_ratio_temporal") is None else slice(0, 0)
+    sides = [was[-2:]] if scale is None else [_scaled(was[-2:], scale / ratio) for ratio in range(1, MAX_RATIO + 1)]
+    return shape[frames] == was[frames] and shape[-2:] in sides
+
+
+def _scaled(sides: tuple[int, ...], factor: float) -> tuple[int, ...]:
+    return tuple(round(side * factor) for side in sides)

@@ -36,9 +36,9 @@ def filled(*shape: int, dtype: str = "float32") -> dict:
     return {"samples": {"@fill": 0.0, "dtype": dtype, "shape": list(shape)}}
 
 
-def result(data: bytes, start: object = START, sampler: str = "KSampler") -> list:
+def result(data: bytes, start: object = START, sampler: str = "KSampler", **more: object) -> list:
     cut = Cut(graph={"1": {"class_type": sampler, "inputs": {"latent_image": {"@cut": 0}}}}, output=["1", 0])
-    return latents(data, (), cut, [[{"samples": start}]])
+    return latents(data, (), cut, [[{"samples": start, **more}]])
 
 
 def test_latents_come_back_as_they_are():
@@ -49,35 +49,45 @@ def test_latents_come_back_as_they_are():
     )
 
 
-@pytest.mark.parametrize(
-    ("start", "shape"),
-    [
-        (START, (2, 16, 8, 8)),
-        (START, (2, 16, 1, 8, 8)),
-        (torch.zeros(2, 4, 8, 8), (2, 16, 8, 8)),
-        (torch.zeros(2, 4, 8, 8), (2, 128, 4, 4)),
-        (torch.zeros(2, 4, 8, 8), (2, 16, 1, 8, 8)),
-    ],
-)
-def test_what_core_makes_of_a_latent(start, shape):
-    assert result(container([{"samples": torch.randn(shape)}]), start)[0]["samples"].shape == shape
+EMPTY = torch.zeros(2, 4, 8, 8)
+SPATIAL, TEMPORAL = {"downscale_ratio_spacial": 8}, {"downscale_ratio_temporal": 4}
 
 
 @pytest.mark.parametrize(
-    ("start", "shape"),
+    ("start", "more", "shape"),
     [
-        (START, (1, 16, 8, 8)),
-        (START, (2, 16, 8, 16)),
-        (START, (2, 4, 8, 8)),
-        (START, (1024,)),
-        (torch.zeros(2, 4, 8, 8), (3, 16, 8, 8)),
-        (torch.zeros(2, 4, 8, 8), (2, 16, 8, 8000)),
-        (torch.zeros(2, 4, 8, 8), (2, 16, 1, 1, 8, 8)),
+        (START, {}, (2, 16, 8, 8)),
+        (START, {}, (2, 16, 1, 8, 8)),
+        (EMPTY, {}, (2, 16, 8, 8)),
+        (EMPTY, {}, (2, 16, 1, 8, 8)),
+        (EMPTY, SPATIAL, (2, 128, 4, 4)),
+        (EMPTY, SPATIAL, (2, 3, 64, 64)),
+        (torch.zeros(1, 16, 5, 8, 12), SPATIAL | TEMPORAL, (1, 48, 3, 4, 6)),
+        (torch.zeros(1, 64, 100), {}, (1, 64, 100)),
     ],
 )
-def test_a_latent_of_another_shape(start, shape):
+def test_what_core_makes_of_a_latent(start, more, shape):
+    assert result(container([{"samples": torch.randn(shape)}]), start, **more)[0]["samples"].shape == shape
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "shape"),
+    [
+        (START, {}, (1, 16, 8, 8)),
+        (START, SPATIAL, (2, 16, 4, 4)),
+        (START, {}, (2, 4, 8, 8)),
+        (START, {}, (1024,)),
+        (EMPTY, {}, (3, 16, 8, 8)),
+        (EMPTY, {}, (2, 16, 4, 4)),
+        (EMPTY, SPATIAL, (2, 16, 4, 8)),
+        (EMPTY, SPATIAL, (2, 16, 8, 8000)),
+        (EMPTY, {}, (2, 16, 1, 1, 8, 8)),
+        (torch.zeros(1, 16, 5, 8, 12), SPATIAL, (1, 48, 3, 4, 6)),
+    ],
+)
+def test_a_latent_of_another_shape(start, more, shape):
     with pytest.raises(EndpointError, match="a latent of shape"):
-        result(container([{"samples": torch.randn(shape)}]), start)
+        result(container([{"samples": torch.randn(shape)}]), start, **more)
 
 
 def test_the_shape_is_free_where_nobody_knows_it():
