@@ -73,6 +73,10 @@ class Frontend:
         """Wait until an error that has `text` in it is on the screen."""
         self._shown_complaints().filter(has_text=text).first.wait_for()
 
+    def wait_until_calm(self) -> None:
+        """Wait until no error is on the screen: those about the workflow before may stay for a moment."""
+        self._shown_complaints().first.wait_for(state="hidden")
+
     def press_run(self, timeout: float = 600) -> str:
         """Press the Run button and return the event that ended the execution: "execution_success" or another.
 

@@ -26,6 +26,7 @@ def test_a_failed_run_a_missing_node_and_a_missing_model_are_seen(server: ComfyS
         frontend.wait_for_complaint("NobodyHasThis")
         assert frontend.missing_node_types() == ["NobodyHasThis"]
         load(SHAPES, "a large pink cat")
+        frontend.wait_until_calm()
         assert frontend.complaints() == []
         assert frontend.press_run() == "execution_error"
         frontend.wait_for_complaint("Tiny Flux Text Encode failed")
