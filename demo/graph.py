@@ -44,6 +44,18 @@ def painting(
     return graph
 
 
+def with_second_pass(graph: dict, seed: int, side: int) -> dict:
+    """Return the painting with a sampler before its own: that one paints as before, the own one goes on with half of the
+    denoising on a latent of `side` (as in EmptyLatentImage, twice the pixels) in each direction."""
+    sampler = graph[SAMPLER_NODE]["inputs"]
+    first = _node("KSampler", **{**sampler, "seed": seed})
+    larger = _node(
+        "LatentUpscale", samples=["first", 0], width=side, height=side, upscale_method="nearest-exact", crop="disabled"
+    )
+    second = _node("KSampler", **{**sampler, "latent_image": ["larger", 0], "denoise": 0.5})
+    return {**graph, "first": first, "larger": larger, SAMPLER_NODE: second}
+
+
 def with_report(reference: dict, accelerated: dict, model: list) -> dict:
     """Return one graph of both paintings and a Speed Report on the model output `model`, saved as a picture."""
     graph = {**{f"reference {name}": _renamed(node) for name, node in reference.items()}, **accelerated}

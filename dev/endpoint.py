@@ -6,6 +6,7 @@ with Endpoint() as endpoint, ComfyServer() as client:
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,9 +132,17 @@ class Endpoint:
 
     def get(self, path: str) -> dict:
         """Return the JSON answer of a GET with the key. Raises `urllib.error.URLError`."""
+        return json.loads(self._read(path))
+
+    def metric(self, name: str) -> int:
+        """Return one of the counters of `GET /metrics`, 0 if it has not counted yet."""
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self._read("/metrics"), re.MULTILINE)
+        return int(float(found[1])) if found else 0
+
+    def _read(self, path: str) -> str:
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {KEY}"})
         with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)
+            return answer.read().decode()
 
     def _wait_until_ready(self) -> None:
         end = time.monotonic() + self.start_timeout

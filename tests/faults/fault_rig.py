@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from endpoint_side import EndpointSide
 
-from demo.graph import SAMPLER_NODE, offloaded, painting
+from demo.graph import offloaded, painting, with_second_pass
 from demo.pictures import load
 from demo.tiny_flux.words import COLOURS, PLACES, SHAPES, SIZES
 from dev.endpoint import KEY, Endpoint
@@ -39,13 +39,7 @@ class Rig(EndpointSide):
 
     def heavy_graph(self) -> dict:
         """Return a graph that uploads a latent of 260 kB and gets one of that size back; one step of 0.3 s."""
-        graph = self.graph(steps=1)
-        rough = {**graph[SAMPLER_NODE], "inputs": {**graph[SAMPLER_NODE]["inputs"], "seed": self.seed()}}
-        sizes = {"width": 512, "height": 512, "upscale_method": "nearest-exact", "crop": "disabled"}
-        graph["rough"] = rough
-        graph["larger"] = {"class_type": "LatentUpscale", "inputs": {"samples": ["rough", 0], **sizes}}
-        graph[SAMPLER_NODE]["inputs"].update(latent_image=["larger", 0], denoise=0.5)
-        return graph
+        return with_second_pass(self.graph(steps=1), self.seed(), side=512)
 
     def picture(self, graph: dict) -> torch.Tensor:
         """Run a graph in the user's ComfyUI and return its picture."""

@@ -1,15 +1,13 @@
 """Graphs of several samplers that are run twice, all here and all on the endpoint, and what they make."""
 
 import itertools
-import re
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from dev.endpoint import KEY, Endpoint
+from dev.endpoint import Endpoint
 from dev.server import TINY_LORA, TINY_MODEL, ComfyServer
 
 RED = "a large red circle at the left on a blue background"
@@ -107,12 +105,4 @@ def check_parity(
 
 def jobs_done(endpoint: Endpoint) -> int:
     """Return how many jobs the endpoint has done since it started."""
-    return metric(endpoint, 'velocity_finished_total{state="done"}')
-
-
-def metric(endpoint: Endpoint, name: str) -> int:
-    """Return one of the endpoint's counters."""
-    request = urllib.request.Request(endpoint.url + "/metrics", headers={"Authorization": f"Bearer {KEY}"})
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
-    return int(float(found[1])) if found else 0
+    return endpoint.metric('velocity_finished_total{state="done"}')

@@ -5,7 +5,7 @@ import time
 import urllib.request
 
 import pytest
-from branches import GREEN, metric
+from branches import GREEN
 from watch import Watch
 
 from demo.graph import offloaded, painting
@@ -40,4 +40,4 @@ def test_it_is_waited_for_or_not(client: ComfyServer, endpoint: Endpoint, cold: 
         watch.until("execution_interrupted", timeout=60)
         client.wait(watch.submit(offloaded(painting(GREEN, 813, steps=2), route="remote")))
         assert "done in" in watch.until("text", "done in").data
-    assert metric(endpoint, "velocity_accepted_total") == 1
+    assert endpoint.metric("velocity_accepted_total") == 1

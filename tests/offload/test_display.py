@@ -5,7 +5,7 @@ import re
 import time
 
 import pytest
-from branches import GREEN, Branches, metric
+from branches import GREEN, Branches
 from watch import Message, Watch
 
 from demo.graph import OFFLOAD_NODE, SAMPLER_NODE, offloaded, painting
@@ -65,7 +65,7 @@ def until_free(endpoint: Endpoint) -> None:
 
 
 def test_interrupt_frees_the_endpoint(client: ComfyServer, endpoint: Endpoint) -> None:
-    cancelled = metric(endpoint, 'velocity_finished_total{state="cancelled"}')
+    cancelled = endpoint.metric('velocity_finished_total{state="cancelled"}')
     with Watch(client) as watch:
         prompt_id = watch.submit(offloaded(painting(GREEN, 502, steps=FOREVER)))
         watch.until("text", "step 2/")
@@ -75,7 +75,7 @@ def test_interrupt_frees_the_endpoint(client: ComfyServer, endpoint: Endpoint) -
             client.wait(prompt_id)
     assert caught.value.interrupted
     until_free(endpoint)
-    assert metric(endpoint, 'velocity_finished_total{state="cancelled"}') == cancelled + 1
+    assert endpoint.metric('velocity_finished_total{state="cancelled"}') == cancelled + 1
     client.run(offloaded(painting(GREEN, 503, steps=2)))  # and both go on
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from branches import GREEN, Branches, check_parity, jobs_done, metric, run
+from branches import GREEN, Branches, check_parity, jobs_done, run
 
 from demo.graph import offloaded, painting
 from demo.pictures import load
@@ -136,7 +136,7 @@ def test_remote_sampler_is_ksampler(client: ComfyServer, endpoint: Endpoint, rou
 
 def test_nothing_is_sent_twice(client: ComfyServer, endpoint: Endpoint) -> None:
     def counters() -> tuple[int, int]:
-        return metric(endpoint, "velocity_accepted_total"), metric(endpoint, "velocity_received_bytes_total")
+        return endpoint.metric("velocity_accepted_total"), endpoint.metric("velocity_received_bytes_total")
 
     def paint(seed: int, prefix: str) -> tuple[int, int]:
         before = counters()

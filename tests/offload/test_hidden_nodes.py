@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from branches import GREEN, metric
+from branches import GREEN
 from velocity_nodes.remote.client.history import History, Work
 from velocity_nodes.remote.client.route import LOCAL
 
@@ -24,13 +24,13 @@ def with_node(class_type: str, **inputs: object) -> dict:
 
 def test_a_request_that_offload_did_not_write(client: ComfyServer, endpoint: Endpoint) -> None:
     """It would send a mask and say that no pixels left."""
-    before = metric(endpoint, "velocity_accepted_total")
+    before = endpoint.metric("velocity_accepted_total")
     cut = {"graph": {"1": {"class_type": "KSampler", "inputs": {"latent_image": {"@cut": 0}}}}, "output": ["1", 0]}
     request = json.dumps({"cut": {**cut, "links": [["empty", 0]], "kinds": ["INT"]}, "options": {"route": "remote"}})
     for text in (request, "0" * 64 + request):
         with pytest.raises(PromptError, match="place Offload behind the sampler"):
             client.run(with_node("VelocityOffloadDispatch", request=text, shown_on="hidden", cut0=["empty", 0]))
-    assert metric(endpoint, "velocity_accepted_total") == before
+    assert endpoint.metric("velocity_accepted_total") == before
 
 
 def test_a_measurement_that_nobody_made(client: ComfyServer) -> None:

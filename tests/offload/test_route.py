@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from branches import metric
 from velocity_nodes.remote.client.history import History, Work
 from velocity_nodes.remote.client.route import LOCAL
 
@@ -33,10 +32,10 @@ class Run:
     """One run: its result, what the log said meanwhile, and how many jobs the endpoint got."""
 
     def __init__(self, client: ComfyServer, endpoint: Endpoint, graph: dict) -> None:
-        seen, before = len(client.log_text()), metric(endpoint, "velocity_accepted_total")
+        seen, before = len(client.log_text()), endpoint.metric("velocity_accepted_total")
         self.result: RunResult = client.run(graph)
         self.log = client.log_text()[seen:]
-        self.jobs = metric(endpoint, "velocity_accepted_total") - before
+        self.jobs = endpoint.metric("velocity_accepted_total") - before
 
 
 @pytest.mark.parametrize("case", ["local", "bypassed"])
