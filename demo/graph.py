@@ -45,8 +45,8 @@ def painting(
 
 
 def with_second_pass(graph: dict, seed: int, side: int) -> dict:
-    """Return the painting with a sampler before its own: that one paints as before, the own one goes on with half of the
-    denoising on a latent of `side` (as in EmptyLatentImage, twice the pixels) in each direction."""
+    """Return the painting with a sampler before its own: that one paints as before, the own one then goes on with half
+    of the denoising on a latent of `side` (as in EmptyLatentImage, twice the pixels) in each direction."""
     sampler = graph[SAMPLER_NODE]["inputs"]
     first = _node("KSampler", **{**sampler, "seed": seed})
     larger = _node(

@@ -1,5 +1,5 @@
-"""`python -m nox -s demo -- offload`: the same graphs painted here and on an endpoint, one of them with two samplers in a
-row, which are one job, and one with the endpoint killed midway.
+"""`python -m nox -s demo -- offload`: the same graphs painted here and on an endpoint, one of them with two samplers in
+a row, which are one job, and one with the endpoint killed midway.
 
 Client and endpoint are separate processes on this machine, as they would be on two. Writes `demo/out/offload.png`.
 """

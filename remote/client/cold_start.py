@@ -20,15 +20,11 @@ AT_LEAST_SECONDS, TIMES_ANNOUNCED = 300.0, 3  # how long a worker that starts is
 DAY = 86400.0
 
 
-class ColdError(EndpointError):
-    """The endpoint will be there in a while, and was not to be waited for."""
-
-
 async def node_classes(endpoint: Endpoint, folder: Path, wait: bool, tell: Callable[[str], None]) -> list[str]:
     """Return the node classes that the endpoint runs. `folder` is the private folder.
 
     While its worker starts, what it said within the last day counts. If it never did, it is waited for, and `tell` gets
-    a line on how long; without `wait` that is a `ColdError`. Raises `EndpointError`, and ComfyUI's
+    a line on how long; without `wait` that is an error. Raises `EndpointError`, and ComfyUI's
     `InterruptProcessingException`.
     """
     history = History(folder)
@@ -45,7 +41,7 @@ async def node_classes(endpoint: Endpoint, folder: Path, wait: bool, tell: Calla
             if earlier is not None:
                 return earlier["node_classes"]
             if not wait:
-                raise ColdError("unavailable", f"the endpoint's worker starts, which takes {starting:.0f} s more")
+                raise EndpointError("cold", f"the endpoint's worker starts, which takes {starting:.0f} s more")
             known = await _wait(client, starting, tell)
     history.record_capabilities(endpoint.name, known)
     history.save()

@@ -9,7 +9,7 @@ from typing import Any
 from ..wire.model_names import model_names
 from .client import EndpointError
 from .clip_side import without_model
-from .cold_start import ColdError, node_classes
+from .cold_start import node_classes
 from .cut import CannotOffloadError, cut_graph
 from .display import show_text
 from .graph_view import GraphView, Link, is_link
@@ -51,12 +51,8 @@ async def plan(
     if options.route != "local":
         try:
             return await _remote(link, view, options, builder, shown_on)
-        except CannotOffloadError as error:
-            if options.route != "auto":
-                raise
-            reason = str(error)
-        except EndpointError as error:
-            if options.on_failure == RAISE and not isinstance(error, ColdError):
+        except (CannotOffloadError, EndpointError) as error:
+            if not _leads_here(error, options):
                 raise
             reason = str(error)
         log.warning("Offload: running locally: %s", reason)
@@ -87,6 +83,14 @@ async def _remote(link: Link, view: GraphView, options: Options, builder: Any, s
     node = builder.node("VelocityOffloadDispatch", request=request, samples=link, shown_on=shown_on, **cuts)
     node.set_override_display_id(shown_on)
     return [node.id, 0]
+
+
+def _leads_here(error: CannotOffloadError | EndpointError, options: Options) -> bool:
+    """Whether the user wants the sampler to run here then. `auto` finds out by trying what can be sent, and where."""
+    by_choice = isinstance(error, CannotOffloadError) or error.code in ("cold", "unsupported_node")
+    if by_choice and options.route == "auto":
+        return True
+    return isinstance(error, EndpointError) and options.on_failure != RAISE
 
 
 def _check_models(links: list[Link], view: GraphView, what: str) -> None:
