@@ -62,6 +62,13 @@ def test_pixels_text_and_sound_are_told_with_their_places():
 MASK = torch.eye(4)[None]
 
 
+@pytest.mark.parametrize("kind", ["INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"])
+def test_tensors_in_the_place_of_numbers_are_pixels(kind):
+    """Nobody knows what a node gives that does not give what it says."""
+    assert statement(manifest((kind, MASK))) == f"pixels ({kind} [0]), no prompt text, no sound"
+    assert statement(manifest((kind, 5))) == "no pixels, no prompt text, no sound"
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "place"),
     [
