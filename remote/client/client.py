@@ -23,13 +23,13 @@ MAX_EVENT = 1 << 18  # characters of an event that is no preview
 EVENTS_PER_SECOND = 1000  # what comes faster is read at this pace
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 20.0  # an endpoint sends a heartbeat every 5 s
-SLOWEST = 20_000  # bytes per second that an upload is given time for
+SLOWEST = 20_000  # bytes per second that a transfer is given time for
 
 
 class EndpointClient:
     """A connection to one endpoint, an async context manager. Every method raises `EndpointError`.
 
-    `silence` is after how many seconds without a byte a connection counts as cut.
+    `silence` is after how many seconds without a byte a connection counts as cut, and how long a short answer may take.
     """
 
     def __init__(self, endpoint: Endpoint, silence: float = SILENCE_SECONDS) -> None:
@@ -109,7 +109,7 @@ class EndpointClient:
         # The system may take the whole body at once and send it slowly: until then an answer can't come.
         silence = self.silence + len(body) / SLOWEST
         async with self._request(method, path, silence, data=data, headers=headers) as answer:
-            return await _read(answer, MAX_JSON)
+            return await asyncio.wait_for(_read(answer, MAX_JSON), self.silence)
 
     async def _pieces(self, body: bytes, on_sent: Callable[[int], None]) -> AsyncIterator[bytes]:
         for start in range(0, len(body), CHUNK):
@@ -130,7 +130,8 @@ class EndpointClient:
             async with self.session.request(method, self.endpoint.url + path, **options) as answer:
                 if answer.status >= 300:
                     retry_after = answer.headers.get("Retry-After", "")
-                    raise answers.parse_error(answer.status, await _read(answer, MAX_ERROR), retry_after)
+                    body = await asyncio.wait_for(_read(answer, MAX_ERROR), self.silence)
+                    raise answers.parse_error(answer.status, body, retry_after)
                 yield answer
         except aiohttp.ClientSSLError as error:
             raise _not_trusted(self.endpoint, error) from error

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .answers import bad_answer
-from .client import EndpointClient
+from .client import SLOWEST, EndpointClient
 from .errors import EndpointError
 from .patience import Patience
 
 UPLOADS_AT_ONCE, ATTEMPTS = 4, 3
 MAX_RESULT = 4 << 30  # bytes
+LEAST_SECONDS = 60.0  # that a download may take, however small
 MAX_WARNINGS = 20  # of one job that are shown
 FINAL = ("done", "failed", "cancelled")
 
@@ -156,7 +157,10 @@ class JobRun:
             if len(data) < size:
                 raise EndpointError("unreachable", "the download was cut off", "It goes on where it stopped")
 
-        await self.patience.run(complete)
+        try:
+            await asyncio.wait_for(self.patience.run(complete), LEAST_SECONDS + self.patience.seconds + size / SLOWEST)
+        except asyncio.TimeoutError:
+            raise EndpointError("unreachable", f"the result comes with less than {SLOWEST} bytes per second") from None
         if hashlib.sha256(data).hexdigest() != result["sha256"]:
             raise EndpointError("bad_answer", "the result's bytes do not have the hash that was announced", "Run again")
         self.transfer.download_bytes, self.transfer.download_seconds = size, time.monotonic() - start

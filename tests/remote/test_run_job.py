@@ -531,6 +531,38 @@ def test_a_slow_upload_is_no_silence():
     assert "reconnecting" not in kinds(told)
 
 
+async def drips(request: web.Request) -> web.StreamResponse:
+    """An answer that never ends, a byte at a time."""
+    stream = web.StreamResponse(status=200 if request.method == "POST" else 500)
+    await stream.prepare(request)
+    while True:
+        await stream.write(b" ")
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("route", ["submit", "events"])
+def test_an_answer_that_drips_is_cut(route):
+    """Silence of 0.4 s is never reached."""
+    failure = failed_job(BadEndpoint(faults={route: [drips] * 99}), silence=0.4, patience=1.0)
+    assert failure.code == "unreachable"
+
+
+def test_a_download_that_drips_is_given_up(monkeypatch):
+    monkeypatch.setattr("velocity_nodes.remote.client.run_job.LEAST_SECONDS", 0.3)
+    monkeypatch.setattr("velocity_nodes.remote.client.run_job.SLOWEST", len(RESULT))
+
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        for byte in RESULT:
+            await stream.write(bytes([byte]))
+            await asyncio.sleep(0.05)
+        return stream
+
+    failure = failed_job(BadEndpoint(faults={"result": [slowly]}), patience=0.5)
+    assert (failure.code, "less than" in str(failure)) == ("unreachable", True)
+
+
 def test_patience_counts_from_the_first_failure():
     """What fails after longer than the patience is tried again all the same."""
     calls = 0
