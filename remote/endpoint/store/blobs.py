@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Container, Iterable
 from pathlib import Path
 
 from ...wire.blob import MAX_HEADER, BlobHeader, is_blob_name, read_header
 from .arrival import Arrival
 
+MAX_BLOBS = 200_000  # files; the smallest blob has some hundred bytes
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -59,11 +60,25 @@ class BlobStore:
         with self.path(name).open("rb") as file:
             return read_header(file.read(8 + MAX_HEADER))
 
-    async def receive(self, name: str, stream: AsyncIterable[bytes], max_bytes: int) -> BlobHeader:
+    def __contains__(self, name: str) -> bool:
+        return name in self._sizes
+
+    def size_of(self, names: Iterable[str]) -> int:
+        """Return the bytes of those of the blobs that are here."""
+        return sum(self._sizes.get(name, 0) for name in names)
+
+    async def receive(
+        self,
+        name: str,
+        stream: AsyncIterable[bytes],
+        max_bytes: int,
+        reserve: Callable[[int], Container[str]] = lambda size: (),
+    ) -> BlobHeader:
         """Write the blob that `stream` brings and return its header; on any error nothing of it is left.
 
-        Stops reading at the first byte that is wrong. Raises `BlobError`, `BlobTooLargeError`, `DiskFullError`, and
-        whatever the stream raises.
+        `reserve` is called with the blob's size once that is known, and returns the names of blobs that make room
+        before all others. Stops reading at the first byte that is wrong. Raises `BlobError`, `BlobTooLargeError`,
+        `DiskFullError`, and whatever `reserve` and the stream raise.
         """
         place = self.path(name)
         arrival = Arrival(max_bytes)
@@ -73,7 +88,7 @@ class BlobStore:
         try:
             async for piece in arrival.pieces(stream):
                 if not reserved:
-                    self._make_room(arrival.size)
+                    self._make_room(arrival.size, reserve(arrival.size))
                     reserved = arrival.size
                     self._total += reserved
                 await asyncio.to_thread(arrival.write, temporary, piece)
@@ -92,17 +107,17 @@ class BlobStore:
             self._total -= reserved
             Path(temporary).unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
-        """Evict until `size` more bytes fit into the store and on the disk."""
+    def _make_room(self, size: int, first: Container[str]) -> None:
+        """Evict until one blob of `size` more bytes fits into the store and on the disk; those in `first` before."""
         excess = max(self._total + size - self.max_bytes, size - shutil.disk_usage(self.folder).free)
-        if excess <= 0:
+        if excess <= 0 and len(self._sizes) < MAX_BLOBS:
             return
         spared = self._spared()
-        for name in [name for name in self._sizes if name not in spared]:
+        for name in sorted((name for name in self._sizes if name not in spared), key=lambda name: name not in first):
             self.path(name).unlink(missing_ok=True)
             gone = self._sizes.pop(name)
             self._total -= gone
             excess -= gone
-            if excess <= 0:
+            if excess <= 0 and len(self._sizes) < MAX_BLOBS:
                 return
         raise DiskFullError(errno.ENOSPC, "the blobs of unfinished jobs fill the store or the disk")
