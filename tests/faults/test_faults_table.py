@@ -13,13 +13,13 @@ BESIDE = {"test_the_valid_request_is_valid"}  # not of a fault
 
 
 def test_the_table_names_the_tests_that_there_are() -> None:
-    here, endpoint = tests_in(Path(__file__).parent), tests_in(ROOT / "tests" / "endpoint")
+    here, endpoint = names_in(Path(__file__).parent), names_in(ROOT / "tests" / "endpoint")
     named = re.findall(r"`(test_\w+)`", TABLE)
     assert len(here) > 40 and len(named) == len(set(named))
     assert here - BESIDE <= set(named) <= here - BESIDE | endpoint
 
 
-def tests_in(folder: Path) -> set[str]:
+def names_in(folder: Path) -> set[str]:
     there = set()
     for file in folder.glob("test_*.py"):
         if file.name != Path(__file__).name:
