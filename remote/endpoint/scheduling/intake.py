@@ -118,11 +118,11 @@ class Intake:
         now, keep = time.time(), self.settings.keep_hours * 3600
         for job_id in self.journal.expire(now - keep) + self.journal.forget(now - 2 * keep):
             self._clear(job_id)
+        stopped = time.monotonic() - UPLOAD_SECONDS
         for job_id, upload in list(self._uploading.items()):
-            heard = max(upload.heard, self.uploads.heard(upload.owner, upload.missing))
-            if time.monotonic() - heard > UPLOAD_SECONDS:
+            if max(upload.heard, self.uploads.heard(upload.owner, upload.missing)) < stopped:
                 self._give_up(job_id, len(upload.missing))
-        self.uploads.tidy()
+        self.uploads.tidy(stopped)
         self.journal.shrink()
 
     def _is_over(self, job: Job) -> bool:

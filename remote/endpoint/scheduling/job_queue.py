@@ -11,7 +11,7 @@ from .batching import MAX_ELEMENTS, MAX_JOBS, batch_key, latent_elements
 
 class JobQueue:
     """Start-time fair queueing (Goyal, Vin and Cheng, 1996), all jobs being worth the same: a key's first job waits for
-    one of each other key at most. Neighbours that can be sampled together leave together."""
+    two of each other key at most. Neighbours that can be sampled together leave together."""
 
     def __init__(self, events: EventLog, estimates: Estimates) -> None:
         self.events, self.estimates = events, estimates

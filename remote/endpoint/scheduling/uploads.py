@@ -7,6 +7,7 @@ somebody else has this prompt or picture.
 import time
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from functools import partial
 
 from ..admission.refusal import Refusal
 from ..admission.shares import Shares
@@ -24,7 +25,7 @@ class Uploads:
         self.share_bytes = shares.of(blobs.max_bytes)
         self._senders: dict[str, set[str]] = {name: set(keys) for name, keys in journal.notes(_NOTE).items()}
         self._arriving: Counter[str] = Counter()  # bytes by key
-        self._heard: dict[tuple[str, str], float] = {}  # key and blob on its way -> when its last byte came
+        self._heard: dict[tuple[str, str], float] = {}  # key and blob -> when a byte of it came last
 
     def has(self, owner: str, name: str) -> bool:
         """Whether the blob is here, as far as this key may know."""
@@ -39,32 +40,32 @@ class Uploads:
         return [name for name in names if not self.has(owner, name)]
 
     def heard(self, owner: str, names: Iterable[str]) -> float:
-        """Return when a byte of one of these blobs came that are still on their way (monotonic), 0.0 if none did."""
+        """Return when a byte of one of these blobs came last (monotonic), 0.0 if none did."""
         return max((self._heard.get((owner, name), 0.0) for name in names), default=0.0)
 
     async def receive(self, owner: str, name: str, stream: AsyncIterable[bytes], max_bytes: int) -> None:
         """Take a blob from a key. Raises `Refusal` where its share is full, and what `BlobStore.receive` raises."""
         reserved = 0
 
-        def reserve(size: int) -> set[str]:
+        def reserve(size: int) -> None:
             nonlocal reserved
             self._check_share(owner, name, size)
             reserved = size
             self._arriving[owner] += size
-            return self._to_leave(owner, size)
 
         try:
-            await self.blobs.receive(name, self._watched(owner, name, stream), max_bytes, reserve)
+            watched = self._watched(owner, name, stream)
+            await self.blobs.receive(name, watched, max_bytes, reserve, partial(self._leaving_first, owner))
         finally:
             self._arriving[owner] -= reserved
-            self._heard.pop((owner, name), None)
         senders = self._senders.setdefault(name, set())
         if owner not in senders:
             senders.add(owner)
             self.journal.set_note(_NOTE, name, sorted(senders))
 
-    def tidy(self) -> None:
-        """Forget who has sent what is not here any more."""
+    def tidy(self, before: float) -> None:
+        """Forget who has sent what is not here any more, and of what a byte came before then (monotonic)."""
+        self._heard = {blob: when for blob, when in self._heard.items() if when >= before}
         gone = [name for name in self._senders if name not in self.blobs]
         for name in gone:
             del self._senders[name]
@@ -76,13 +77,15 @@ class Uploads:
             yield piece
 
     def _check_share(self, owner: str, name: str, size: int) -> None:
+        if self.share_bytes == self.blobs.max_bytes:
+            return
         names = self.journal.blobs_in_use(owner) - {name}
         needed = self.blobs.size_of(other for other in names if owner in self._senders.get(other, ()))
         if needed + self._arriving[owner] + size > self.share_bytes:
             message = f"the tensors of this key's unfinished jobs fill its share of the store, {self.share_bytes} bytes"
             raise Refusal("disk_full", message, self.shares.next_step("--blob-gigabytes"))
 
-    def _to_leave(self, owner: str, size: int) -> set[str]:
+    def _leaving_first(self, owner: str, size: int) -> set[str]:
         """Return the blobs that make room first: those of this key alone, where it has more than its share."""
         sent = {name for name, keys in self._senders.items() if keys == {owner}}
         return sent if self.blobs.size_of(sent) + size > self.share_bytes else set()

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...wire.blob import MAX_HEADER, BlobHeader, is_blob_name, read_header
 from .arrival import Arrival
 
-MAX_BLOBS = 200_000  # files; the smallest blob has some hundred bytes
+MAX_BLOBS = 100_000  # files; the smallest blob has some hundred bytes
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -72,13 +72,14 @@ class BlobStore:
         name: str,
         stream: AsyncIterable[bytes],
         max_bytes: int,
-        reserve: Callable[[int], Container[str]] = lambda size: (),
+        reserve: Callable[[int], None] = lambda size: None,
+        leave_first: Callable[[int], Container[str]] = lambda size: (),
     ) -> BlobHeader:
         """Write the blob that `stream` brings and return its header; on any error nothing of it is left.
 
-        `reserve` is called with the blob's size once that is known, and returns the names of blobs that make room
-        before all others. Stops reading at the first byte that is wrong. Raises `BlobError`, `BlobTooLargeError`,
-        `DiskFullError`, and whatever `reserve` and the stream raise.
+        Both functions get its size: `reserve` once that is known, `leave_first` where room has to be made, and returns
+        the names of blobs that leave before others. Stops reading at the first byte that is wrong. Raises `BlobError`,
+        `BlobTooLargeError`, `DiskFullError`, and whatever `reserve` and the stream raise.
         """
         place = self.path(name)
         arrival = Arrival(max_bytes)
@@ -88,7 +89,8 @@ class BlobStore:
         try:
             async for piece in arrival.pieces(stream):
                 if not reserved:
-                    self._make_room(arrival.size, reserve(arrival.size))
+                    reserve(arrival.size)
+                    self._make_room(arrival.size, leave_first)
                     reserved = arrival.size
                     self._total += reserved
                 await asyncio.to_thread(arrival.write, temporary, piece)
@@ -107,12 +109,12 @@ class BlobStore:
             self._total -= reserved
             Path(temporary).unlink(missing_ok=True)
 
-    def _make_room(self, size: int, first: Container[str]) -> None:
-        """Evict until one blob of `size` more bytes fits into the store and on the disk; those in `first` before."""
+    def _make_room(self, size: int, leave_first: Callable[[int], Container[str]]) -> None:
+        """Evict until one blob of `size` more bytes fits into the store and on the disk."""
         excess = max(self._total + size - self.max_bytes, size - shutil.disk_usage(self.folder).free)
         if excess <= 0 and len(self._sizes) < MAX_BLOBS:
             return
-        spared = self._spared()
+        spared, first = self._spared(), leave_first(size)
         for name in sorted((name for name in self._sizes if name not in spared), key=lambda name: name not in first):
             self.path(name).unlink(missing_ok=True)
             gone = self._sizes.pop(name)

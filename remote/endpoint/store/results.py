@@ -2,7 +2,6 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 
 log = logging.getLogger("velocity")
@@ -24,12 +23,12 @@ class Results:
         return self.path(job_id).is_file()
 
     def add(self, job_id: str, owner: str) -> list[str]:
-        """Count a result that has been written; return the ids of older jobs whose results have to go."""
+        """Count a result that has been written; return the ids of older jobs whose results are to be removed."""
         try:
             self._kept[job_id] = owner, self.path(job_id).stat().st_size
         except FileNotFoundError:
             return []
-        return list(dict.fromkeys([*self._excess(self.share, owner), *self._excess(self.most_bytes)]))
+        return self._take_oldest(self.share, owner) + self._take_oldest(self.most_bytes)
 
     def remove(self, job_id: str) -> None:
         """Delete the job's result, if it has one."""
@@ -39,12 +38,13 @@ class Results:
         except OSError as error:  # Windows: someone is still downloading it; the next expiry tries again
             log.warning("the result of job %s could not be deleted: %s", job_id, error)
 
-    def _excess(self, most: int, owner: str | None = None) -> Iterator[str]:
-        """Yield the oldest jobs, of one owner or of all, until the rest has no more bytes; never the newest."""
+    def _take_oldest(self, most: int, owner: str | None = None) -> list[str]:
+        """Take out the oldest results, of one owner or of all, until the rest has no more bytes; never the newest."""
         sizes = [(job_id, size) for job_id, (other, size) in self._kept.items() if owner in (None, other)]
-        excess = sum(size for _, size in sizes) - most
+        excess, taken = sum(size for _, size in sizes) - most, []
         for job_id, size in sizes[:-1]:
-            if excess <= 0:
-                return
-            excess -= size
-            yield job_id
+            if excess > 0:
+                excess -= size
+                taken.append(job_id)
+                del self._kept[job_id]
+        return taken

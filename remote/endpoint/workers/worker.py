@@ -6,6 +6,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,11 @@ class Worker:
 
     def bound_log(self) -> None:
         """Begin the log anew when it is long. Not on Windows, where a process does not append to a file it is given."""
-        if os.name == "posix" and self.log_path.is_file() and self.log_path.stat().st_size > MAX_LOG:
+        if os.name != "posix" or not self.log_path.is_file() or self.log_path.stat().st_size <= MAX_LOG:
+            return
+        with suppress(OSError):  # a full disk: then without the former part
             shutil.copyfile(self.log_path, self.log_path.with_suffix(".old.log"))
-            os.truncate(self.log_path, 0)
+        os.truncate(self.log_path, 0)
 
     def tail(self) -> str:
         """Return the last lines that the process printed."""
