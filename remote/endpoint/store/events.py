@@ -14,6 +14,7 @@ FINAL = ("done", "failed", "cancelled")
 PREVIEW = "preview"
 MAX_KEPT = 4096  # events of one job; the older half is forgotten beyond
 KEPT_AT_END = 256  # of a finished job
+MAX_ENDED = 256  # finished jobs; of others, the journal has the last event
 
 
 class Event(NamedTuple):
@@ -46,6 +47,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self._logs: dict[str, _Log] = {}
+        self._ended: dict[str, None] = {}  # ids, oldest first
 
     def emit(self, job_id: str, kind: str, data: dict[str, Any]) -> None:
         """Append an event and wake the followers. What comes behind a final event is ignored."""
@@ -60,9 +62,12 @@ class EventLog:
             log.kept.append(event)
             if kind in FINAL:
                 del log.kept[:-KEPT_AT_END]
+                self._ended[job_id] = None
             elif len(log.kept) > MAX_KEPT:
                 del log.kept[: MAX_KEPT // 2]
         log.wake()
+        if len(self._ended) > MAX_ENDED:
+            self.drop(next(iter(self._ended)))
 
     def has(self, job_id: str) -> bool:
         """Whether the job has had an event since the endpoint started."""
@@ -71,6 +76,7 @@ class EventLog:
     def drop(self, job_id: str) -> None:
         """Forget a job's log; its followers' streams end."""
         log = self._logs.pop(job_id, None)
+        self._ended.pop(job_id, None)
         if log is not None:
             log.closed = True
             log.wake()
