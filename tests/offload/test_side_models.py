@@ -1,0 +1,193 @@
+"""What goes beside a diffusion model, run here and on the endpoint: the same bits, and what leaves is named.
+
+Every file has random weights (dev/tiny_side_models.py), and is loaded by ComfyUI's own loaders on both sides.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from branches import GREEN, Branches, Link, jobs_done, run
+
+from dev import tiny_side_models as side
+from dev.endpoint import Endpoint
+from dev.server import ComfyServer
+
+Sampled = dict[str, Link]  # what a KSampler is given
+Build = Callable[[Branches], Sampled]
+
+
+def flux(b: Branches) -> Sampled:
+    return {"model": b.model(), "positive": b.text(), "negative": b.text(GREEN), "latent": b.empty()}
+
+
+def sd15(b: Branches, unet: str = side.SD_UNET) -> Sampled:
+    model = b.add("UNETLoader", unet_name=unet, weight_dtype="default")
+    clip = b.add("CLIPLoader", clip_name=side.CLIP, type="stable_diffusion", device="default")
+    texts = {name: b.add("CLIPTextEncode", clip=clip, text=f"a {name} cat") for name in ("positive", "negative")}
+    return {"model": model, **texts, "latent": b.empty()}
+
+
+def picture(b: Branches) -> Link:
+    return b.add("MaskToImage", mask=b.mask())
+
+
+def vae(b: Branches, name: str) -> Link:
+    return b.add("VAELoader", vae_name=name)
+
+
+def control_net(b: Branches, name: str) -> Link:
+    return b.add("ControlNetLoader", control_net_name=name)
+
+
+def controlled(b: Branches, sampled: Sampled, net: Link, node: str = "ControlNetApplyAdvanced", **more: Any) -> Sampled:
+    both = {"positive": sampled["positive"], "negative": sampled["negative"]}
+    numbers = {"strength": 0.8, "start_percent": 0.0, "end_percent": 0.8}
+    applied = b.add(node, **both, control_net=net, image=picture(b), **numbers, **more)
+    return {**sampled, "positive": applied, "negative": [applied[0], 1]}
+
+
+def flux_control(b: Branches) -> Sampled:
+    return controlled(b, flux(b), control_net(b, side.FLUX_CONTROL))
+
+
+def flux_union(b: Branches) -> Sampled:
+    union = b.add("SetUnionControlNetType", control_net=control_net(b, side.FLUX_UNION), type="depth")
+    return controlled(b, flux(b), union, vae=vae(b, side.FLUX_VAE))
+
+
+def flux_alimama(b: Branches) -> Sampled:
+    more = {"vae": vae(b, side.FLUX_VAE), "mask": b.mask()}
+    return controlled(b, flux(b), control_net(b, side.FLUX_ALIMAMA), "ControlNetInpaintingAliMamaApply", **more)
+
+
+def flux_reference(b: Branches) -> Sampled:
+    sampled = flux(b)
+    latent = b.add("VAEEncode", pixels=picture(b), vae=vae(b, side.FLUX_VAE))
+    return {**sampled, "positive": b.add("ReferenceLatent", conditioning=sampled["positive"], latent=latent)}
+
+
+def flux_fill_plain(b: Branches) -> Sampled:
+    return {**flux(b), "model": b.add("UNETLoader", unet_name=side.FLUX_FILL, weight_dtype="default")}
+
+
+def flux_fill(b: Branches) -> Sampled:
+    return inpainted(b, flux_fill_plain(b), side.FLUX_VAE)
+
+
+def inpainted(b: Branches, sampled: Sampled, vae_name: str) -> Sampled:
+    both = {"positive": sampled["positive"], "negative": sampled["negative"]}
+    pixels, mask = picture(b), b.mask()
+    made = b.add(
+        "InpaintModelConditioning", **both, vae=vae(b, vae_name), pixels=pixels, mask=mask, noise_mask=True
+    )
+    return {**sampled, "positive": made, "negative": [made[0], 1], "latent": [made[0], 2]}
+
+
+def sd_control(b: Branches) -> Sampled:
+    return controlled(b, sd15(b), control_net(b, side.SD_CONTROL))
+
+
+def sd_two_controls(b: Branches) -> Sampled:
+    return controlled(b, sd_control(b), control_net(b, side.SD_CONTROL_LORA))
+
+
+def sd_diff(b: Branches) -> Sampled:
+    sampled = sd15(b)
+    return controlled(b, sampled, b.add("DiffControlNetLoader", model=sampled["model"], control_net_name=side.SD_DIFF))
+
+
+def sd_inpaint_plain(b: Branches) -> Sampled:
+    return sd15(b, side.SD_INPAINT)
+
+
+def sd_inpaint(b: Branches) -> Sampled:
+    return inpainted(b, sd_inpaint_plain(b), side.SD_VAE)
+
+
+def sd_vae_inpaint(b: Branches) -> Sampled:
+    encoded = b.add("VAEEncodeForInpaint", pixels=picture(b), vae=vae(b, side.SD_VAE), mask=b.mask(), grow_mask_by=6)
+    return {**sd15(b), "latent": encoded}
+
+
+def sd_gligen(b: Branches) -> Sampled:
+    sampled = sd15(b)
+    (clip,) = [name for name, node in b.graph.items() if node["class_type"] == "CLIPLoader"]
+    gligen, box = b.add("GLIGENLoader", gligen_name=side.GLIGEN), {"width": 32, "height": 32, "x": 8, "y": 8}
+    links = {"conditioning_to": sampled["positive"], "clip": [clip, 0], "gligen_textbox_model": gligen}
+    return {**sampled, "positive": b.add("GLIGENTextBoxApply", **links, text="a hat", **box)}
+
+
+def seen(b: Branches) -> Link:
+    encoder = b.add("CLIPVisionLoader", clip_name=side.CLIP_VISION)
+    return b.add("CLIPVisionEncode", clip_vision=encoder, image=picture(b), crop="center")
+
+
+def sd_style(b: Branches) -> Sampled:
+    sampled, style = sd15(b), b.add("StyleModelLoader", style_model_name=side.STYLE)
+    links = {"conditioning": sampled["positive"], "style_model": style, "clip_vision_output": seen(b)}
+    return {**sampled, "positive": b.add("StyleModelApply", **links, strength=1.0, strength_type="multiply")}
+
+
+def unclip_plain(b: Branches) -> Sampled:
+    model = b.add("UNETLoader", unet_name=side.SD_UNCLIP, weight_dtype="default")
+    positive, negative = (b.add("OffloadTestText", text=text, width=1024) for text in ("a cat", "a dog"))
+    return {"model": model, "positive": positive, "negative": negative, "latent": b.empty()}
+
+
+def unclip(b: Branches) -> Sampled:
+    sampled = unclip_plain(b)
+    links = {"conditioning": sampled["positive"], "clip_vision_output": seen(b)}
+    return {**sampled, "positive": b.add("unCLIPConditioning", **links, strength=1.0, noise_augmentation=0.1)}
+
+
+def text_there(build: Build) -> Build:
+    """The same with the text encoders on the endpoint."""
+    return pytest.param(build, "remote", id=f"{build.__name__} text there")
+
+
+APPLY, ALIMAMA = "ControlNetApplyAdvanced.image", "ControlNetInpaintingAliMamaApply"
+PLAIN = {flux_fill: flux_fill_plain, sd_inpaint: sd_inpaint_plain, unclip: unclip_plain}
+PIXELS = {
+    flux_control: [APPLY],
+}
+
+
+@pytest.mark.parametrize("text", ["local", "remote"])
+@pytest.mark.parametrize(
+    "build",
+    [flux_control, flux_union, flux_alimama, flux_reference, flux_fill, sd_control, sd_two_controls, sd_diff, sd_inpaint, sd_vae_inpaint, sd_gligen, sd_style, unclip],
+    ids=lambda build: build.__name__,
+)
+def test_the_same_bits(client: ComfyServer, endpoint: Endpoint, build: Build, text: str) -> None:
+    manifest, latent = check(client, endpoint, build, text)
+    print("EGRESS", build.__name__, text, manifest["statement"], sorted(n["class_type"] for n in manifest["graph"].values()))
+    plain = PLAIN.get(build) or (flux if "flux" in build.__name__ else sd15)
+    without = Branches(remote=False)
+    without.save("last", sampler(without, plain))
+    assert not torch.equal(latent, run(client, without)["last"])
+
+
+def sampler(b: Branches, build: Build) -> Link:
+    return b.ksampler(*build(b).values(), cfg=2.0)
+
+
+def check(client: ComfyServer, endpoint: Endpoint, build: Build, text: str) -> tuple[dict, torch.Tensor]:
+    """Check that it is the same here and there, and return what left and the latent."""
+    here, there = Branches(remote=False), Branches(remote=True, text_encoding=text)
+    for branches in (here, there):
+        branches.save("last", branches.offload(sampler(branches, build)))
+    folder, before = client.folder / "user" / "__velocity" / "egress", jobs_done(endpoint)
+    known = set(folder.glob("*.json"))
+    remote = run(client, there)["last"]
+    assert jobs_done(endpoint) == before + 1
+    (file,) = set(folder.glob("*.json")) - known
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    assert manifest["state"] == "done"
+    assert "KSampler" in {node["class_type"] for node in manifest["graph"].values()}
+    local = run(client, here)["last"]
+    assert torch.equal(remote, local)
+    assert local.isfinite().all() and float(local.std()) > 0.01
+    return manifest, local
