@@ -55,7 +55,8 @@ class VelocityOffload(io.ComfyNode):
         dynprompt, chosen = cls.hidden.dynprompt, offload_inputs.options(widgets)
         shown_on = dynprompt.get_display_node_id(samples[0])  # not a node that another one has expanded to
         classes = nodes.NODE_CLASS_MAPPINGS
-        link = await plan(samples, dynprompt.get_node, classes, chosen, builder, shown_on)
+        ids = dynprompt.all_node_ids()
+        link = await plan(samples, dynprompt.get_node, classes, chosen, builder, shown_on, ids)
         return io.NodeOutput(link, expand=builder.finalize())
 
 

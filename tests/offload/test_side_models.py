@@ -143,51 +143,86 @@ def unclip(b: Branches) -> Sampled:
     return {**sampled, "positive": b.add("unCLIPConditioning", **links, strength=1.0, noise_augmentation=0.1)}
 
 
-def text_there(build: Build) -> Build:
-    """The same with the text encoders on the endpoint."""
-    return pytest.param(build, "remote", id=f"{build.__name__} text there")
+APPLY, FILL = "ControlNetApplyAdvanced.image", "InpaintModelConditioning"
+ALIMAMA = [f"ControlNetInpaintingAliMamaApply.{name}" for name in ("image", "mask")]
+MASKS = ["CONDITIONING [0][0][1].concat_mask"] * 2 + ["LATENT [0].noise_mask"]
+# What is built, what it is compared with, and the pixels and the prompt text that leave for it.
+CASES: list[tuple[Build, Build, list[str], list[str]]] = [
+    (flux_control, flux, [APPLY], []),
+    (flux_union, flux, [APPLY], []),
+    (flux_alimama, flux, ALIMAMA, []),
+    (flux_reference, flux, [], []),
+    (flux_fill, flux_fill_plain, MASKS, []),
+    (sd_control, sd15, [APPLY], []),
+    (sd_two_controls, sd15, [APPLY] * 2, []),
+    (sd_diff, sd15, [APPLY], []),
+    (sd_inpaint, sd_inpaint_plain, MASKS, []),
+    (sd_vae_inpaint, sd15, ["LATENT [0].noise_mask"], []),
+    (sd_gligen, sd15, [], ["GLIGENTextBoxApply.text"]),
+    (unclip, unclip_plain, [], []),
+]
+ENCODED = ["CLIPTextEncode.text"] * 2
+TEXT_THERE: list[tuple[Build, Build, list[str], list[str]]] = [
+    (sd_two_controls, sd15, [APPLY] * 2, ENCODED),
+    (sd_inpaint, sd_inpaint_plain, [f"{FILL}.pixels", f"{FILL}.mask"], ENCODED),
+    (sd_style, sd15, [], ENCODED),  # what CLIP vision sees in a picture is a cut there
+]
 
 
-APPLY, ALIMAMA = "ControlNetApplyAdvanced.image", "ControlNetInpaintingAliMamaApply"
-PLAIN = {flux_fill: flux_fill_plain, sd_inpaint: sd_inpaint_plain, unclip: unclip_plain}
-PIXELS = {
-    flux_control: [APPLY],
-}
+@pytest.mark.parametrize("build, plain, pixels, texts", CASES, ids=[case[0].__name__ for case in CASES])
+def test_the_same_bits(
+    client: ComfyServer, endpoint: Endpoint, build: Build, plain: Build, pixels: list[str], texts: list[str]
+) -> None:
+    check(client, endpoint, build, plain, pixels, texts)
 
 
-@pytest.mark.parametrize("text", ["local", "remote"])
-@pytest.mark.parametrize(
-    "build",
-    [flux_control, flux_union, flux_alimama, flux_reference, flux_fill, sd_control, sd_two_controls, sd_diff, sd_inpaint, sd_vae_inpaint, sd_gligen, sd_style, unclip],
-    ids=lambda build: build.__name__,
-)
-def test_the_same_bits(client: ComfyServer, endpoint: Endpoint, build: Build, text: str) -> None:
-    manifest, latent = check(client, endpoint, build, text)
-    print("EGRESS", build.__name__, text, manifest["statement"], sorted(n["class_type"] for n in manifest["graph"].values()))
-    plain = PLAIN.get(build) or (flux if "flux" in build.__name__ else sd15)
-    without = Branches(remote=False)
-    without.save("last", sampler(without, plain))
-    assert not torch.equal(latent, run(client, without)["last"])
+@pytest.mark.parametrize("build, plain, pixels, texts", TEXT_THERE, ids=[case[0].__name__ for case in TEXT_THERE])
+def test_the_same_bits_with_text_there(
+    client: ComfyServer, endpoint: Endpoint, build: Build, plain: Build, pixels: list[str], texts: list[str]
+) -> None:
+    check(client, endpoint, build, plain, pixels, texts, text_encoding="remote")
 
 
-def sampler(b: Branches, build: Build) -> Link:
-    return b.ksampler(*build(b).values(), cfg=2.0)
+@pytest.mark.soak("the same encoder looks at the picture again, which takes it seconds")
+def test_a_style_with_text_here(client: ComfyServer, endpoint: Endpoint) -> None:
+    check(client, endpoint, sd_style, sd15, [], [])
 
 
-def check(client: ComfyServer, endpoint: Endpoint, build: Build, text: str) -> tuple[dict, torch.Tensor]:
-    """Check that it is the same here and there, and return what left and the latent."""
-    here, there = Branches(remote=False), Branches(remote=True, text_encoding=text)
-    for branches in (here, there):
-        branches.save("last", branches.offload(sampler(branches, build)))
+def check(
+    client: ComfyServer,
+    endpoint: Endpoint,
+    build: Build,
+    plain: Build,
+    pixels: list[str],
+    texts: list[str],
+    **widgets: Any,
+) -> None:
+    """Check that it is the same here and there and not what `plain` makes, and what left for it."""
+    there, account = run_there(client, endpoint, build, **widgets)
+    assert (account["pixels"], account["prompt_text"], account["sound"]) == (pixels, texts, [])
+    said = f"pixels ({', '.join(pixels)})" if pixels else "no pixels"
+    assert account["statement"].startswith(said)
+    here = run_here(client, build)
+    assert torch.equal(there, here)
+    assert here.isfinite().all() and float(here.std()) > 0.01
+    assert not torch.equal(here, run_here(client, plain)), "it changes the picture"
+
+
+def run_here(client: ComfyServer, build: Build) -> torch.Tensor:
+    branches = Branches(remote=False)
+    branches.save("last", branches.ksampler(*build(branches).values(), cfg=2.0))
+    return run(client, branches)["last"]
+
+
+def run_there(client: ComfyServer, endpoint: Endpoint, build: Build, **widgets: Any) -> tuple[torch.Tensor, dict]:
+    """Return the latent that the endpoint made, and the account of what left."""
+    branches = Branches(remote=True, **widgets)
+    branches.save("last", branches.offload(branches.ksampler(*build(branches).values(), cfg=2.0)))
     folder, before = client.folder / "user" / "__velocity" / "egress", jobs_done(endpoint)
     known = set(folder.glob("*.json"))
-    remote = run(client, there)["last"]
-    assert jobs_done(endpoint) == before + 1
+    latent = run(client, branches)["last"]
     (file,) = set(folder.glob("*.json")) - known
-    manifest = json.loads(file.read_text(encoding="utf-8"))
-    assert manifest["state"] == "done"
-    assert "KSampler" in {node["class_type"] for node in manifest["graph"].values()}
-    local = run(client, here)["last"]
-    assert torch.equal(remote, local)
-    assert local.isfinite().all() and float(local.std()) > 0.01
-    return manifest, local
+    account = json.loads(file.read_text(encoding="utf-8"))
+    assert jobs_done(endpoint) == before + 1 and account["state"] == "done"
+    assert "KSampler" in {node["class_type"] for node in account["graph"].values()}
+    return latent, account
