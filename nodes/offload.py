@@ -21,9 +21,9 @@ class VelocityOffload(io.ComfyNode):
             node_id="VelocityOffload",
             display_name="Offload",
             category="Velocity/remote",
-            description="Runs the sampler before it on a faster machine, with the same result: only embeddings and "
-            "latents leave. If the endpoint fails, the sampler runs here with the same seed. Place it directly behind "
-            "any sampler.",
+            description="Runs the sampler before it on a faster machine, with the same result: embeddings and latents "
+            "leave, and the picture that a ControlNet is given. If the endpoint fails, the sampler runs here with the same "
+            "seed. Place it directly behind any sampler.",
             search_aliases=["remote", "cloud gpu", "offload", "distributed", "velocity serve"],
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],

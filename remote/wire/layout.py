@@ -1,7 +1,7 @@
 """How a tensor lies in memory: kernels and copies go by it, and another layout gives other last bits.
 
-Pictures often come with their channels moved (`movedim`) or repeated (`expand`); made contiguous, the same numbers would
-be convolved in another way there than here.
+Pictures often come with their channels moved (`movedim`) or repeated (`expand`); made contiguous, the same numbers
+would be convolved in another way there than here.
 """
 
 from dataclasses import dataclass

@@ -6,9 +6,9 @@ A dict with one key that begins with `@` stands for something that JSON lacks:
     {"@fill": 0.0, "dtype": "float32", "shape": [1, 16, 64, 64]}                 every element is the same: no blob
     {"@tuple": [...]}, {"@nested": [tensors]}, {"@clip_vision": {...}}
 
-Tensors come back bit for bit, on the CPU, in their own dtype and shape, and in memory as they were (`layout`): where the
-dimensions do not lie in the order of `shape`, `"order": [0, 3, 1, 2]` names them from the outermost in, and `"repeated":
-[3]` those that have one item in memory. The blob and `rows` are of the shape in memory.
+Tensors come back bit for bit, on the CPU, in their own dtype and shape, and in memory as they were (`layout`): where
+the dimensions do not lie in the order of `shape`, `"order": [0, 3, 1, 2]` names them from the outermost in, and
+`"repeated": [3]` those that have one item in memory. The blob and `rows` are of the shape in memory.
 """
 
 import math

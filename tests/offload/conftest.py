@@ -32,9 +32,7 @@ def endpoint(side_models: Path) -> Iterator[Endpoint]:
 
 
 @pytest.fixture(scope="session")
-def client(
-    endpoint: Endpoint, side_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ComfyServer]:
+def client(endpoint: Endpoint, side_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """The user's ComfyUI; its endpoint `default` is `endpoint`. It also has the nodes of `pack/`."""
     paths = tmp_path_factory.mktemp("client") / "paths.yaml"
     paths.write_text(json.dumps({"tests": {"custom_nodes": str(HERE / "pack")}}), encoding="utf-8")

@@ -80,9 +80,7 @@ def flux_fill(b: Branches) -> Sampled:
 def inpainted(b: Branches, sampled: Sampled, vae_name: str) -> Sampled:
     both = {"positive": sampled["positive"], "negative": sampled["negative"]}
     pixels, mask = picture(b), b.mask()
-    made = b.add(
-        "InpaintModelConditioning", **both, vae=vae(b, vae_name), pixels=pixels, mask=mask, noise_mask=True
-    )
+    made = b.add("InpaintModelConditioning", **both, vae=vae(b, vae_name), pixels=pixels, mask=mask, noise_mask=True)
     return {**sampled, "positive": made, "negative": [made[0], 1], "latent": [made[0], 2]}
 
 

@@ -25,6 +25,21 @@ def test_a_node_that_something_here_needs_is_not_sent_for_its_text(remote_text: 
     assert (found.prompt_text, found.stays, found.twice) == ([], [], [])
 
 
+def test_guides_that_are_cropped_here():
+    """LTX-Video's guides are cut off behind the sampler, by the conditioning that the sampler was given."""
+    graph = base(positive=["guide", 0], negative=["guide", 1], latent_image=["guide", 2])
+    both = {"positive": ["pos", 0], "negative": ["neg", 0], "vae": ["ckpt", 2], "latent": ["empty", 0]}
+    graph["picture"] = node("LoadImage", image="mine.png")
+    graph["guide"] = node("LTXVAddGuide", **both, image=["picture", 0], frame_idx=0, strength=1.0)
+    graph["off"] = {"class_type": "VelocityOffload", "inputs": {"samples": ["sampler", 0]}}
+    graph["crop"] = node("LTXVCropGuides", positive=["guide", 0], negative=["guide", 1], latent=["off", 0])
+    graph["save"] = node("SaveLatent", samples=["crop", 2], filename_prefix="a")
+    for remote_text in (False, True):
+        found = cut(graph, remote_text=remote_text)
+        assert found.links == [["guide", 0], ["guide", 1], ["guide", 2]]
+        assert (found.prompt_text, found.pixels, found.stays) == ([], [], [])
+
+
 def test_without_that_it_is():
     found = cut(vace(trimmed=False), remote_text=True)
     assert {"WanVaceToVideo", "CLIPTextEncode"} <= set(classes_of(found)) and found.links == []
