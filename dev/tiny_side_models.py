@@ -21,7 +21,9 @@ SD_UNET, SD_INPAINT, SD_UNCLIP = "random_sd15.pt", "random_sd15_inpaint.pt", "ra
 SD_CONTROL, SD_DIFF, SD_CONTROL_LORA = "random_sd15_control.pt", "random_sd15_diff.pt", "random_sd15_control_lora.pt"
 SD_VAE, GLIGEN, CLIP = "tiny_sd15_vae.safetensors", "random_gligen.pt", "random_clip_l.pt"
 CLIP_VISION, STYLE = "random_clip_vision.pt", "random_style.pt"
-WAN_VACE, WAN_VAE = "tiny_wan_vace.safetensors", "tiny_wan_vae.safetensors"
+CLIP_VISION_H, SIGLIP, REDUX = "random_clip_vision_h.pt", "random_siglip.pt", "random_redux.pt"
+FLUX_WIDE = "tiny_flux_wide_text.safetensors"  # with as wide a text as the Redux model makes
+WAN_VACE, WAN_I2V, WAN_VAE = (f"tiny_wan_{kind}.safetensors" for kind in ("vace", "i2v", "vae"))
 FOLDERS = ("clip_vision", "controlnet", "diffusion_models", "gligen", "style_models", "text_encoders", "vae")
 
 FLUX = {  # as wide as the trained tiny model of the demo
@@ -38,10 +40,7 @@ UNCLIP = {
     **UNET, "context_dim": 1024, "use_linear_in_transformer": True, "num_classes": "sequential",
     "adm_in_channels": 1536, "num_heads": -1, "num_head_channels": 64,
 }  # fmt: skip
-WAN = {
-    "model_type": "vace", "in_dim": 16, "out_dim": 16, "dim": 128, "ffn_dim": 128, "num_heads": 1, "num_layers": 2,
-    "vace_layers": 1, "vace_in_dim": 96,
-}  # fmt: skip
+WAN = {"out_dim": 16, "dim": 128, "ffn_dim": 128, "num_heads": 1, "num_layers": 2}
 WAN_ENCODER = {"dim": 8, "z_dim": 16, "temperal_downsample": [False, True, True]}
 
 
@@ -64,8 +63,9 @@ def _write_flux(folder: Path) -> None:
     from comfy.ldm.flux.controlnet import ControlNetFlux
     from comfy.ldm.flux.model import Flux
 
-    fill = {**FLUX, "in_channels": 96, "guidance_embed": True}
-    _save(folder / "diffusion_models" / FLUX_FILL, _weights(lambda o: Flux(**fill, **o)))
+    fill, wide = {**FLUX, "in_channels": 96, "guidance_embed": True}, {**FLUX, "context_in_dim": 4096}
+    for file, config in ((FLUX_FILL, fill), (FLUX_WIDE, wide)):
+        _save(folder / "diffusion_models" / file, _weights(lambda o, config=config: Flux(**config, **o)))
     xlabs = _weights(lambda o: ControlNetFlux(**FLUX, **o))
     names = {name: name.replace("_norm.weight", "_norm.scale") for name in xlabs}
     _save(folder / "controlnet" / FLUX_CONTROL, {names[name]: value for name, value in xlabs.items()})
@@ -110,23 +110,30 @@ def _write_clip(folder: Path) -> None:
     import comfy.clip_model
     import comfy.clip_vision
     import comfy.sd1_clip
+    from comfy.ldm.flux.redux import ReduxImageEncoder
     from comfy.t2i_adapter.adapter import StyleAdapter
 
     def read(module: Any, name: str) -> dict[str, Any]:
         return json.loads(Path(module.__file__).with_name(name).read_text(encoding="utf-8"))
 
-    text, vision = read(comfy.sd1_clip, "sd1_clip_config.json"), read(comfy.clip_vision, "clip_vision_config_vitl.json")
+    text = read(comfy.sd1_clip, "sd1_clip_config.json")
     _save(folder / "text_encoders" / CLIP, _weights(lambda o: comfy.clip_model.CLIPTextModel(text, **o)))
-    encoder = _weights(lambda o: comfy.clip_model.CLIPVisionModelProjection(vision, **o))
-    _save(folder / "clip_vision" / CLIP_VISION, encoder)
+    for file, kind in ((CLIP_VISION, "config_vitl"), (CLIP_VISION_H, "config_h"), (SIGLIP, "siglip_384")):
+        config = read(comfy.clip_vision, f"clip_vision_{kind}.json")
+        seeing = _weights(lambda o, config=config: comfy.clip_model.CLIPVisionModelProjection(config, **o))
+        _save(folder / "clip_vision" / file, seeing)
     _save(folder / "style_models" / STYLE, _weights(lambda _: StyleAdapter(context_dim=768, num_token=8)))
+    _save(folder / "style_models" / REDUX, _weights(lambda _: ReduxImageEncoder()))
 
 
 def _write_wan(folder: Path) -> None:
-    from comfy.ldm.wan.model import VaceWanModel
+    from comfy.ldm.wan.model import VaceWanModel, WanModel
     from comfy.ldm.wan.vae import WanVAE
 
-    _save(folder / "diffusion_models" / WAN_VACE, _weights(lambda o: VaceWanModel(**WAN, **o)))
+    vace = {"model_type": "vace", "in_dim": 16, "vace_layers": 1, "vace_in_dim": 96}
+    _save(folder / "diffusion_models" / WAN_VACE, _weights(lambda o: VaceWanModel(**WAN, **vace, **o)))
+    i2v = {"model_type": "i2v", "in_dim": 36}
+    _save(folder / "diffusion_models" / WAN_I2V, _weights(lambda o: WanModel(**WAN, **i2v, **o)))
     _save(folder / "vae" / WAN_VAE, _weights(lambda _: WanVAE(**WAN_ENCODER)))
 
 

@@ -22,8 +22,8 @@ class VelocityOffload(io.ComfyNode):
             display_name="Offload",
             category="Velocity/remote",
             description="Runs the sampler before it on a faster machine, with the same result: embeddings and latents "
-            "leave, and the picture that a ControlNet is given. If the endpoint fails, the sampler runs here with the same "
-            "seed. Place it directly behind any sampler.",
+            "leave, and the picture that a ControlNet is given. If the endpoint fails, the sampler runs here with the "
+            "same seed. Place it directly behind any sampler.",
             search_aliases=["remote", "cloud gpu", "offload", "distributed", "velocity serve"],
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],

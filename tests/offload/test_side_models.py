@@ -118,8 +118,8 @@ def sd_gligen(b: Branches) -> Sampled:
     return {**sampled, "positive": b.add("GLIGENTextBoxApply", **links, text="a hat", **box)}
 
 
-def seen(b: Branches) -> Link:
-    encoder = b.add("CLIPVisionLoader", clip_name=side.CLIP_VISION)
+def seen(b: Branches, name: str = side.CLIP_VISION) -> Link:
+    encoder = b.add("CLIPVisionLoader", clip_name=name)
     return b.add("CLIPVisionEncode", clip_vision=encoder, image=picture(b), crop="center")
 
 
@@ -139,6 +139,31 @@ def unclip(b: Branches) -> Sampled:
     sampled = unclip_plain(b)
     links = {"conditioning": sampled["positive"], "clip_vision_output": seen(b)}
     return {**sampled, "positive": b.add("unCLIPConditioning", **links, strength=1.0, noise_augmentation=0.1)}
+
+
+def flux_wide(b: Branches) -> Sampled:
+    model = b.add("UNETLoader", unet_name=side.FLUX_WIDE, weight_dtype="default")
+    positive, negative = (b.add("OffloadTestText", text=text, width=4096) for text in ("a cat", "a dog"))
+    return {"model": model, "positive": positive, "negative": negative, "latent": b.empty()}
+
+
+def flux_redux(b: Branches) -> Sampled:
+    sampled, style = flux_wide(b), b.add("StyleModelLoader", style_model_name=side.REDUX)
+    links = {"conditioning": sampled["positive"], "style_model": style, "clip_vision_output": seen(b, side.SIGLIP)}
+    return {**sampled, "positive": b.add("StyleModelApply", **links, strength=0.5, strength_type="attn_bias")}
+
+
+def wan_plain(b: Branches, **links: Link) -> Sampled:
+    sampled = flux_wide(b)
+    model = b.add("UNETLoader", unet_name=side.WAN_I2V, weight_dtype="default")
+    size = {"width": 32, "height": 32, "length": 5, "batch_size": 1}
+    texts = {name: sampled[name] for name in ("positive", "negative")}
+    made = b.add("WanImageToVideo", **texts, vae=vae(b, side.WAN_VAE), **size, **links)
+    return {"model": model, "positive": made, "negative": [made[0], 1], "latent": [made[0], 2]}
+
+
+def wan_image_to_video(b: Branches) -> Sampled:
+    return wan_plain(b, start_image=picture(b), clip_vision_output=seen(b, side.CLIP_VISION_H))
 
 
 APPLY, FILL = "ControlNetApplyAdvanced.image", "InpaintModelConditioning"
@@ -181,9 +206,15 @@ def test_the_same_bits_with_text_there(
     check(client, endpoint, build, plain, pixels, texts, text_encoding="remote")
 
 
-@pytest.mark.soak("the same encoder looks at the picture again, which takes it seconds")
-def test_a_style_with_text_here(client: ComfyServer, endpoint: Endpoint) -> None:
-    check(client, endpoint, sd_style, sd15, [], [])
+@pytest.mark.soak("the vision encoders have their real sizes, which takes seconds for one picture")
+@pytest.mark.parametrize(
+    "build, plain, pixels",
+    [(sd_style, sd15, []), (flux_redux, flux_wide, []), (wan_image_to_video, wan_plain, MASKS[:2])],
+)
+def test_what_sees_a_picture(
+    client: ComfyServer, endpoint: Endpoint, build: Build, plain: Build, pixels: list[str]
+) -> None:
+    check(client, endpoint, build, plain, pixels, [])
 
 
 def check(
