@@ -49,8 +49,8 @@ async def plan(
 
     `get_node` returns a node of the graph by its id, of which `ids` are all. `builder` is ComfyUI's GraphBuilder, which
     gets the nodes; `shown_on` is the node of the user's graph that shows the progress, or why the sampler runs here.
-    Raises `SettingsError`, `CannotOffloadError` and `MissingModelError`, and
-    `EndpointError` where the options want that.
+    Raises `SettingsError`, `CannotOffloadError` and `MissingModelError`, and `EndpointError` where the options want
+    that.
     """
     view, reason = GraphView(get_node, NodeTypes(classes), ids), ""
     if options.route != "local":
