@@ -22,23 +22,8 @@ SPECIAL_BYTES = [
     b'"@cut"',
     b"\\ud800",
 ]
-NAMES = [
-    "",
-    "x",
-    "@",
-    "@cut",
-    "@tensor",
-    "@fill",
-    "@x",
-    "rows",
-    "order",
-    "repeated",
-    "shape",
-    "steps",
-    "x.steps",
-    "batch_size",
-    "protocol",
-]
+NAMES = ["", "x", "@", "@cut", "@tensor", "@fill", "@x", "rows", "shape", "steps", "x.steps", "batch_size", "protocol"]
+NAMES += ["order", "repeated"]
 
 
 def deep(depth: int) -> list:

@@ -80,7 +80,8 @@ class OffloadTestText(io.ComfyNode):
     def execute(cls, text: str, width: int) -> io.NodeOutput:
         """Return eight tokens of numbers that depend on the text."""
         draw = torch.Generator().manual_seed(zlib.crc32(text.encode()))
-        return io.NodeOutput([[torch.randn(1, 8, width, generator=draw), {}]])
+        tokens, pooled = torch.randn(1, 8, width, generator=draw), torch.randn(1, 64, generator=draw)
+        return io.NodeOutput([[tokens, {"pooled_output": pooled}]])
 
 
 class OffloadTestLive(io.ComfyNode):
