@@ -83,5 +83,6 @@ class VelocityRemoteSampler(io.ComfyNode):
 
         chosen = offload_inputs.options(inputs)
         shown_on = dynprompt.get_display_node_id(cls.hidden.unique_id)
-        link = await plan(sampler.out(0), get_node, nodes.NODE_CLASS_MAPPINGS, chosen, builder, shown_on)
+        classes, ids = nodes.NODE_CLASS_MAPPINGS, dynprompt.all_node_ids()
+        link = await plan(sampler.out(0), get_node, classes, chosen, builder, shown_on, ids)
         return io.NodeOutput(link, expand=builder.finalize())
