@@ -1,5 +1,10 @@
 """The order in which waiting jobs leave, and the places that they are told."""
 
+import asyncio
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
 from velocity_nodes.remote.endpoint.scheduling.job_queue import JobQueue
 from velocity_nodes.remote.endpoint.store.estimates import Estimates
 from velocity_nodes.remote.endpoint.store.events import EventLog
@@ -7,6 +12,19 @@ from velocity_nodes.remote.endpoint.store.job import Job
 from velocity_nodes.remote.endpoint.store.journal import Journal
 
 ALONE = {"graph": {}, "cuts": [], "output": ["1", 0], "exact": True}
+
+
+def in_loop(test: Callable[[Path], None]) -> Callable[[Path], None]:
+    """The queue lives on the event loop."""
+
+    @functools.wraps(test)
+    def run(tmp_path: Path) -> None:
+        async def scene() -> None:
+            test(tmp_path)
+
+        asyncio.run(scene())
+
+    return run
 
 
 class Waiting:
@@ -35,6 +53,7 @@ class Waiting:
         return [event.data["position"] for event in self.events._logs[name].kept]
 
 
+@in_loop
 def test_a_key_with_many_jobs_does_not_keep_others_waiting(tmp_path):
     waiting = Waiting(tmp_path)
     waiting.add(*(f"a{number}" for number in range(200)))
@@ -46,6 +65,7 @@ def test_a_key_with_many_jobs_does_not_keep_others_waiting(tmp_path):
     assert waiting.leave(3) == ["a6", "b2", "a7"], "a key whose jobs have left gets a turn, not all it missed"
 
 
+@in_loop
 def test_what_is_told_is_where_a_job_stands(tmp_path):
     waiting = Waiting(tmp_path)
     waiting.add("a0", "a1", "b0")
@@ -54,6 +74,7 @@ def test_what_is_told_is_where_a_job_stands(tmp_path):
     assert [waiting.places(name)[-1] for name in waiting.order()] == [0, 1, 2]
 
 
+@in_loop
 def test_the_jobs_of_one_key_keep_their_order_also_when_one_runs_again(tmp_path):
     waiting = Waiting(tmp_path)
     waiting.add("a0", "a1", "a2")
@@ -64,6 +85,7 @@ def test_the_jobs_of_one_key_keep_their_order_also_when_one_runs_again(tmp_path)
     assert waiting.leave(4) == ["a0", "a1", "b0", "a2"]
 
 
+@in_loop
 def test_a_key_that_has_cancelled_its_jobs_is_not_put_behind(tmp_path):
     waiting = Waiting(tmp_path)
     waiting.add("a0", "a1", "a2", "a3", "b0", "b1")

@@ -168,10 +168,10 @@ def _gone() -> Refusal:
     return Refusal("gone", "the job's result was released or has expired", "submit the job again")
 
 
-async def _server_sent(stream: AsyncIterator[Event | None]) -> AsyncIterator[str]:
-    yield ": here\n\n"
-    async for event in stream:
-        if event is None:
-            yield ": still here\n\n"
-        else:
-            yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n"
+async def _server_sent(stream: AsyncIterator[list[Event]]) -> AsyncIterator[str]:
+    """What there is together is one piece: each goes out on its own, and costs much more than its bytes."""
+    comment = ": here\n\n"
+    async for news in stream:
+        lines = (f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n" for event in news)
+        yield comment + "".join(lines) or ": still here\n\n"
+        comment = ""

@@ -1,5 +1,6 @@
 """The jobs that wait: those of each key in the order they came, and the keys in turn."""
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Iterable
 
@@ -7,6 +8,9 @@ from ..store.estimates import Estimates
 from ..store.events import EventLog
 from ..store.job import Job
 from .batching import MAX_ELEMENTS, MAX_JOBS, batch_key, latent_elements
+
+NEAR = 4  # this many waiting jobs hear of each change of their place at once,
+FAR_SECONDS = 2.0  # those behind them with at least this pause: every job that ends moves them all
 
 
 class JobQueue:
@@ -19,6 +23,8 @@ class JobQueue:
         self._turns: dict[str, int] = {}  # of each job; what waits is in their order
         self._turn = 0  # of the job that left last
         self._told: dict[str, int] = {}  # the position that each job was told last
+        self._now = (0, 0)  # how many jobs are at the workers, and how many workers there are
+        self._pause: asyncio.TimerHandle | None = None  # until the far ones are told again
         self._alone: set[str] = set()  # jobs that are not to be part of a batch again
 
     def __contains__(self, job_id: str) -> bool:
@@ -59,9 +65,17 @@ class JobQueue:
         self._alone.add(job.id)
 
     def tell_all(self, before: int, workers: int) -> None:
-        """Tell every job its place; `before` jobs are at the workers."""
+        """Tell every job its place, at once or, if it is far behind, soon; `before` jobs are at the workers."""
+        self._now, pausing = (before, workers), self._pause is not None
         for place, job in enumerate(self.jobs):
-            self.tell(job, before + place, workers)
+            if place < NEAR or job.id not in self._told or not pausing:
+                self.tell(job, before + place, workers)
+        if len(self.jobs) > NEAR and not pausing:
+            self._pause = asyncio.get_running_loop().call_later(FAR_SECONDS, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._pause = None
+        self.tell_all(*self._now)
 
     def tell(self, job: Job, position: int, workers: int) -> None:
         """Tell a job how many are before it, and for how many seconds, if the number has changed."""
