@@ -25,8 +25,8 @@ class VelocityRemoteSampler(io.ComfyNode):
             node_id="VelocityRemoteSampler",
             display_name="Remote Sampler",
             category="Velocity/remote",
-            description="KSampler on a faster machine, with the same result: only embeddings and latents leave. If the "
-            "endpoint fails, it samples here with the same seed.",
+            description="KSampler on a faster machine, with the same result: embeddings and latents leave, and the "
+            "picture that a ControlNet is given. If the endpoint fails, it samples here with the same seed.",
             search_aliases=["remote ksampler", "cloud gpu", "offload"],
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],

@@ -92,7 +92,9 @@ def hostile(client: ComfyServer, request: pytest.FixtureRequest) -> Iterator[Bad
     [(name, reason, seed) for seed, (name, (_, reason)) in enumerate(HOSTILE.items(), 830)],
     indirect=["hostile"],
 )
-def test_the_picture_is_made_here(client: ComfyServer, hostile: BadEndpoint, reason: str, seed: int) -> None:
+def test_whatever_it_answers_the_picture_is_made_here(
+    client: ComfyServer, hostile: BadEndpoint, reason: str, seed: int
+) -> None:
     graph, start = painting(GREEN, seed, steps=2), len(client.log_text())
     with Watch(client) as watch:
         picture = client.wait(watch.submit(offloaded(graph, endpoint="hostile", route="remote"))).images[0]
