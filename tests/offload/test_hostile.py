@@ -54,7 +54,7 @@ HOSTILE = {
     "no latents": (result([{"samples": "x"}]), "a result without latents in it"),
     "another shape": (result([fill(1, 16, 24, 40)]), "a latent of shape"),
     "a large one": (result([fill(1, 16, 2**14, 2**14)]), "more bytes than are allowed"),
-    "an impossible one": (result([fill(0, 2**40, 2**40)]), "less than 2^48"),
+    "an impossible one": (result([fill(0, 2**40, 2**40)]), "an empty shape"),
 }
 
 
