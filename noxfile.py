@@ -118,8 +118,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Before a release, on an idle machine: the tests marked `soak`, all tests on the oldest ComfyUI, then a thousand
-    jobs with trouble, which write docs/soak.md; `-- offload [options]` runs these alone."""
+    """Before a release, on an idle machine: what `tests` leaves out, and a thousand jobs with trouble (docs/soak.md).
+
+    `-- offload [options]` runs these jobs alone.
+    """
     alone, *options = session.posargs or [""]
     if alone not in ("", "offload"):
         session.error("only offload can run alone: python -m nox -s soak -- offload [options]")

@@ -8,8 +8,8 @@ import torch
 from endpoint_side import EndpointSide
 from raw_protocol import tiny_job
 
-SIDES = (0, 0, 16, 48)  # of the latent that is uploaded; 0 is an empty one, which needs no upload
-MOST_STEPS = {0: 16, 16: 16, 48: 4}
+SIDES = (0, 16, 48, 48)  # of the latent that is uploaded; 0 is an empty one, which needs no upload
+MOST_STEPS = {0: 16, 16: 16, 48: 3}
 
 
 def write_recipes(folder: Path, count: int, chance: random.Random) -> list[tuple[dict, dict[str, bytes]]]:

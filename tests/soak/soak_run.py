@@ -41,7 +41,7 @@ from dev.endpoint import Endpoint  # noqa: E402
 COMMAND = "python -m nox -s soak -- offload"
 RECIPES = 40
 # Room for the blobs of all unfinished jobs and not for all there are; results and journal are cleared away meanwhile.
-BLOB_GIGABYTES, KEEP_HOURS = 0.0032, 0.03
+BLOB_GIGABYTES, KEEP_HOURS = 0.0027, 0.03
 STUCK_SECONDS = 300.0  # without the end of any job
 STALL_SECONDS = 60
 LATE_SECONDS = 6.0  # for connections that are kept alive, and the endpoint's own clearing away
@@ -128,6 +128,8 @@ def report(options: argparse.Namespace, found: Outcome, minutes: float) -> tuple
         "connections": sum(proxy.connections for proxy in found.trouble.proxies),
         "runs that workers completed, undisturbed ones included": sum(map(len, watch.lives)),
         "jobs that were begun twice, as a kill had hit them": sum(count > 1 for count in watch.attempts.values()),
+        "jobs left at the endpoint as it could not be told of the cancel": watch.unfinished,
+        "times that it was noted what is used": len(watch.uses),
         "**lost**": len(missing),
         "**doubled**": len(twice),
         "minutes": f"{minutes:.1f}",

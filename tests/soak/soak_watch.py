@@ -12,6 +12,7 @@ from endpoint_side import EndpointSide
 
 EVERY_SECONDS = 2.0
 AT_THE_ENDPOINT = ("queued", "running")
+UNFINISHED = ("uploading", *AT_THE_ENDPOINT)
 PATIENCE_SECONDS = 300.0
 
 
@@ -29,9 +30,13 @@ class Use:
     logs: int
 
 
+NAMES = [field.name for field in fields(Use)]
+
+
 class Watch:
     """`uses` are (how many jobs had ended, use), `attempts` the most that the journal has had for each job, `allowed`
-    how many kills found the job unfinished, `lives` what each worker has run to its end."""
+    how many kills found the job unfinished, `lives` what each worker has run to its end, `unfinished` how many jobs the
+    endpoint waited for in the end."""
 
     def __init__(self, side: EndpointSide) -> None:
         self.side, self.ended = side, 0
@@ -39,6 +44,7 @@ class Watch:
         self.attempts: Counter[str] = Counter()
         self.allowed: Counter[str] = Counter()
         self.lives: list[list[str]] = []
+        self.unfinished = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -78,8 +84,23 @@ class Watch:
     def end(self) -> Use:
         """Note what the last worker has run, and return what is used once nobody wants anything any more."""
         self._end_life()
-        self._read_journal()
+        self.unfinished = sum(row.state in UNFINISHED for row in self._read_journal())
         return self.use()
+
+    def use(self) -> Use:
+        """Return what is used now. Raises `psutil.Error`, `ValueError` or `OSError` while one is being started."""
+        data, endpoint = self.side.endpoint.data, psutil.Process(self.side.endpoint.process.pid)
+        worker = self.side.worker()
+        return Use(
+            endpoint_memory=endpoint.memory_info().rss,
+            endpoint_files=_open_files(endpoint),
+            worker_memory=worker.memory_info().rss,
+            worker_files=_open_files(worker),
+            results=_size(data / "results"),
+            blobs=_size(data / "blobs"),
+            journal=sum(file.stat().st_size for file in data.glob("journal.sqlite*")),
+            logs=_size(data / "workers") + self.side.endpoint.log_path.stat().st_size,
+        )
 
     def _settle(self) -> None:
         """Wait for the worker, and until no job is left that a kill has hit: a second kill would rightly fail it."""
@@ -109,24 +130,6 @@ class Watch:
                 self.uses.append((self.ended, self.use()))
             except (psutil.Error, ValueError, OSError, sqlite3.OperationalError):
                 pass  # one of them is just being started again
-
-    def use(self) -> Use:
-        """Return what is used now. Raises `psutil.Error`, `ValueError` or `OSError` while one is being started."""
-        data, endpoint = self.side.endpoint.data, psutil.Process(self.side.endpoint.process.pid)
-        worker = self.side.worker()
-        return Use(
-            endpoint_memory=endpoint.memory_info().rss,
-            endpoint_files=_open_files(endpoint),
-            worker_memory=worker.memory_info().rss,
-            worker_files=_open_files(worker),
-            results=_size(data / "results"),
-            blobs=_size(data / "blobs"),
-            journal=sum(file.stat().st_size for file in data.glob("journal.sqlite*")),
-            logs=_size(data / "workers") + self.side.endpoint.log_path.stat().st_size,
-        )
-
-
-NAMES = [field.name for field in fields(Use)]
 
 
 def _open_files(process: psutil.Process) -> int:
