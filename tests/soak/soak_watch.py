@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ EVERY_SECONDS = 2.0
 AT_THE_ENDPOINT = ("queued", "running")
 UNFINISHED = ("uploading", *AT_THE_ENDPOINT)
 PATIENCE_SECONDS = 300.0
+HIT_SECONDS = 3.0  # that a kill waits for a job to hit
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,7 @@ class Watch:
 
     def kill_worker(self) -> None:
         """Kill the process at once; the endpoint starts another one."""
-        self._settle()
-        self._end_life()
-        before = self._open_jobs()
+        before = self._settle()
         self.side.worker().kill()
         self.allowed.update(before | self._open_jobs())
 
@@ -73,9 +73,7 @@ class Watch:
 
     def kill_endpoint(self) -> None:
         """Kill the process at once; its worker ends by itself."""
-        self._settle()
-        self._end_life()
-        before = self._open_jobs()
+        before = self._settle()
         worker = self.side.worker()
         self.side.endpoint.kill()
         worker.wait(60)
@@ -83,7 +81,7 @@ class Watch:
 
     def end(self) -> Use:
         """Note what the last worker has run, and return what is used once nobody wants anything any more."""
-        self._end_life()
+        self.lives.append(self.side.completed_runs())
         self.unfinished = sum(row.state in UNFINISHED for row in self._read_journal())
         return self.use()
 
@@ -102,17 +100,22 @@ class Watch:
             logs=_size(data / "workers") + self.side.endpoint.log_path.stat().st_size,
         )
 
-    def _settle(self) -> None:
-        """Wait for the worker, and until no job is left that a kill has hit: a second kill would rightly fail it."""
+    def _settle(self) -> set[str]:
+        """Wait for the worker, and until no job is left that a kill has hit: a second kill would rightly fail it.
+
+        Note what the worker has run, and return the jobs that wait or run; one runs if one does within `HIT_SECONDS`.
+        """
         serves = ("ready", "busy")
         self.side.until(
             lambda: self.side.health()["workers"][0]["state"] in serves, "a worker serves", PATIENCE_SECONDS
         )
         what = "the jobs that a kill has hit have ended"
         self.side.until(lambda: not self._open_jobs() & set(self.allowed), what, PATIENCE_SECONDS)
-
-    def _end_life(self) -> None:
-        self.lives.append(self.side.completed_runs())
+        end, rows = time.monotonic() + HIT_SECONDS, []
+        while time.monotonic() < end and "running" not in {row.state for row in rows}:
+            completed, rows = self.side.completed_runs(), self._read_journal()
+        self.lives.append(completed)
+        return {row.id for row in rows if row.state in AT_THE_ENDPOINT}
 
     def _open_jobs(self) -> set[str]:
         return {row.id for row in self._read_journal() if row.state in AT_THE_ENDPOINT}
