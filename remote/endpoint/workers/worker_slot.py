@@ -94,7 +94,7 @@ class WorkerSlot:
                     failures = min(failures + 1, MAX_FAILED_STARTS - 1 if _passes(error) else MAX_FAILED_STARTS)
                     self.reason = str(error)
                     log.warning("worker %d: %s", self.worker.number, error)
-                await self._lose()
+                await self._lose(served=not failures)
                 if failures:
                     await asyncio.sleep(BACKOFF_SECONDS * 2**failures)
             self._state = FAILED
@@ -161,14 +161,14 @@ class WorkerSlot:
         self.kill(f"the worker ended with code {code}" if code is not None else "the worker closed its connection")
         self.reason = self._end_reason.result()
 
-    async def _lose(self) -> None:
+    async def _lose(self, served: bool) -> None:
         self._state, self.warm, self._history = STARTING, [], {}
         await self._disconnect()
         await self.worker.kill()
         runs, self.runs = self.runs, []
         for run in runs:
             run.end()
-        if runs:
+        if runs or served:  # what never served has been logged already
             self.owner.on_lost(self, runs, self.reason)
 
     async def _disconnect(self) -> None:
