@@ -144,7 +144,8 @@ def arguments(file: Path, keys: dict[str, str]) -> list[str]:
     file.write_text(json.dumps({name: {"key": key} for name, key in keys.items()}), encoding="utf-8")
     file.chmod(0o600)
     options = ["--keys", str(file), "--keep-hours", str(KEEP_HOURS), "--blob-gigabytes", str(BLOB_GIGABYTES)]
-    return [*options, "--stall-seconds", str(STALL_SECONDS)]
+    # A share of so small a store would not hold the blobs of one client's jobs.
+    return [*options, "--key-share", "1", "--stall-seconds", str(STALL_SECONDS)]
 
 
 def follow(watch: Watch, clients: Clients, trouble: Trouble) -> list[str]:
