@@ -17,22 +17,22 @@ def test_the_near_hear_of_each_change_and_the_far_of_the_last_one(tmp_path, monk
     journal, events = Journal(tmp_path / "journal.sqlite"), EventLog()
     queue = JobQueue(events, Estimates(journal))
 
-    def told(number: int) -> list[int]:
-        return [event.data["position"] for event in events._logs[str(number)].kept]
+    async def told(number: int) -> list[int]:
+        return [event.data["position"] for event in await anext(events.follow(str(number)))]
 
     async def scene() -> None:
         for number in range(12):
             queue.jobs.append(Job(str(number), "anna", str(number), MANIFEST))
             queue.tell_all(1, 1)
-            assert told(number) == [number + 1], "a new job hears its place with its submission"
+            assert await told(number) == [number + 1], "a new job hears its place with its submission"
         for _ in range(5):
             queue.jobs.pop(0)
             queue.tell_all(1, 1)
-        assert told(NEAR) == [5, 4, 3, 2, 1], "near ones miss none"
-        assert told(11) == [12], "a far one does not hear of every job that ends"
+        assert await told(NEAR) == [5, 4, 3, 2, 1], "near ones miss none"
+        assert await told(11) == [12], "a far one does not hear of every job that ends"
         await asyncio.sleep(0.3)
-        assert told(11) == [12, 7]
-        assert [told(5 + place)[-1] for place in range(7)] == [1 + place for place in range(7)]
+        assert await told(11) == [12, 7]
+        assert [(await told(5 + place))[-1] for place in range(7)] == [1 + place for place in range(7)]
 
     asyncio.run(scene())
     journal.close()
