@@ -16,7 +16,7 @@ from .settings import Endpoint
 log = logging.getLogger("velocity")
 STARTING_SECONDS = 3.0  # for an endpoint that is just being started itself
 LOOK_AGAIN_SECONDS = 1.0
-AT_LEAST_SECONDS, TIMES_ANNOUNCED = 300.0, 3  # how long a worker that starts is waited for
+AT_LEAST_SECONDS, TIMES_ANNOUNCED, AT_MOST_SECONDS = 300.0, 3, 3600.0  # how long a worker that starts is waited for
 DAY = 86400.0
 
 
@@ -51,7 +51,7 @@ async def node_classes(endpoint: Endpoint, folder: Path, wait: bool, tell: Calla
 async def _wait(client: EndpointClient, announced: float, tell: Callable[[str], None]) -> dict[str, Any]:
     """Return what the endpoint can run once its worker has started. Raises `EndpointError` if that takes far longer
     than was announced."""
-    most = max(AT_LEAST_SECONDS, TIMES_ANNOUNCED * announced)
+    most = min(max(AT_LEAST_SECONDS, TIMES_ANNOUNCED * announced), AT_MOST_SECONDS)
     message = f"the endpoint's worker has not started within {most:.0f} s"
     patience = Patience(client.endpoint.patience_seconds, lambda error: tell(f"reconnecting: {error}"))
 

@@ -73,10 +73,12 @@ def test_what_it_said_earlier_counts_meanwhile(wait, tmp_path):
     assert ask([], tmp_path, wait, earlier=3600) == (["KSampler"], [])
 
 
-def test_a_start_that_never_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(cold_start, "AT_LEAST_SECONDS", 0.3)
+@pytest.mark.parametrize(("announced", "at_least", "at_most"), [(0.05, 0.3, 3600.0), (1e8, 0.1, 0.3)])
+def test_a_start_that_never_ends(tmp_path, monkeypatch, announced, at_least, at_most):
+    monkeypatch.setattr(cold_start, "AT_LEAST_SECONDS", at_least)
+    monkeypatch.setattr(cold_start, "AT_MOST_SECONDS", at_most)
     with pytest.raises(EndpointError, match="has not started within .* Its log says why"):
-        ask([starting(0.05)] * 9999, tmp_path)
+        ask([starting(announced)] * 9999, tmp_path)
 
 
 async def away(request: web.Request) -> web.StreamResponse:
