@@ -86,6 +86,7 @@ class Preview(Answer):
     """An event."""
 
     jpeg: str
+    value: Number | None = None
 
 
 class Warned(Answer):

@@ -67,14 +67,13 @@ def test_a_lora_on_the_text_encoder_needs_no_model_here(with_clip: ComfyServer, 
 def test_the_text_is_encoded_once_for_several_seeds(with_clip: ComfyServer) -> None:
     def encodings(seed: int) -> int:
         branches = Branches(remote=True)
-        sampler = graph(branches, ONLY_THERE)
+        sampler = graph(branches, ONLY_THERE, 0.25)  # as no other test has it
         branches.graph[sampler[0]]["inputs"]["seed"] = seed
         branches.save("last", branches.offload(sampler))
         seen = len(with_clip.log_text())
         run(with_clip, branches)
         return with_clip.log_text()[seen:].count("velocity test: tiny conditioning")
 
-    with_clip.free()
     assert [encodings(seed) for seed in (41, 42, 43)] == [1, 0, 0]
 
 

@@ -29,6 +29,7 @@ def test_what_is_right_is_passed_on_and_what_is_unknown_is_not():
     assert parse(json.dumps(CAPABILITIES), Capabilities) == CAPABILITIES
     assert parse(json.dumps(DONE), Done) == DONE
     assert parse_event("step", '{"value": 3, "max": 28}') == {"value": 3, "max": 28}
+    assert parse_event("preview", '{"jpeg": "x", "value": 3}') == {"jpeg": "x", "value": 3}
     assert parse_event("mood", '{"value": 3}') == {}
 
 

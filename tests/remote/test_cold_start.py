@@ -50,10 +50,10 @@ def quickly(monkeypatch):
 
 
 def test_it_is_waited_for_and_its_time_is_told(tmp_path):
-    assert ask([starting(42.4), starting(12.0)], tmp_path) == (
-        ["KSampler"],
-        [f"cold start: the endpoint's worker starts, about {seconds} s more" for seconds in (42, 12)],
-    )
+    names, told = ask([starting(42.4), starting(12.0)], tmp_path)
+    assert names == ["KSampler"]
+    said = [line for line in told if "reconnecting" not in line]  # as on a machine that stands still
+    assert said == [f"cold start: the endpoint's worker starts, about {seconds} s more" for seconds in (42, 12)]
     assert History(tmp_path).capabilities("test") == ABLE
 
 
