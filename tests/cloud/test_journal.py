@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -139,11 +138,21 @@ except StateError:
     assert sorted(processes(journal, program, count=2)) == ["first", "second"]
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_journal_that_cannot_be_written_refuses(journal):
-    journal.file.chmod(stat.S_IRUSR)
-    with pytest.raises(JournalError, match="nothing is sent without it"):
-        journal.intend("default", MODEL, INPUTS)
+@pytest.mark.skipif(os.name == "nt", reason="limits the size of files as POSIX can")
+def test_a_full_disk_refuses(journal):
+    program = """
+import resource, signal
+from velocity_nodes.remote.cloud.journal import JournalError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    journal.intend("default", "model", {"prompt": "x" * 20_000})
+except JournalError as error:
+    print(error)
+"""
+    (said,) = processes(journal, program)
+    assert "nothing is sent without it. Free disk space" in said
+    assert journal.in_states(INTENDED) == []
 
 
 @pytest.mark.parametrize("broken", ["no database", "a folder", "a newer version", "locked"])
