@@ -118,8 +118,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Before a release, on an idle machine: the tests marked `soak`, and all of them on the oldest ComfyUI."""
-    _check(session, _run_parts(session, SOAK))
+    """Before a release, on an idle machine: what `tests` leaves out, and a thousand jobs with trouble (docs/soak.md).
+
+    `-- offload [options]` runs these jobs alone.
+    """
+    alone, *options = session.posargs or [""]
+    if alone not in ("", "offload"):
+        session.error("only offload can run alone: python -m nox -s soak -- offload [options]")
+    ended = [] if alone else _run_parts(session, SOAK)
+    _run(session, "tests/soak/soak_run.py", *options)
+    _check(session, ended)
 
 
 @nox.session

@@ -34,9 +34,9 @@ class TinyJob:
 class TinyJobs:
     """Makes jobs of `steps` steps; nothing of them but model and conditioning is in any cache."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, first_seed: int = 1) -> None:
         self.steps = steps
-        self._seeds = itertools.count(1)
+        self._seeds = itertools.count(first_seed)
 
     def new(self, prompt: str = PROMPTS[0], exact: bool = True, clock: bool = False) -> TinyJob:
         """Return a job with the next seed; with `clock` its model goes through the node StepClock."""

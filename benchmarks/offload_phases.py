@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ MS = 1e3
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure: pairs of single jobs, watched jobs, rounds of `jobs` queued jobs of `clients`."""
+    """How much to measure: pairs of single jobs, watched jobs, rounds of `jobs` queued jobs of `clients`,
+    `counted` jobs on each side whose CPU time is."""
 
     pairs: int = 40
     watched: int = 10
@@ -26,9 +27,10 @@ class Effort:
     clients: int = 8
     batch: int = 8
     steps: int = 28
+    counted: int = 24
 
 
-QUICK = Effort(pairs=4, watched=2, rounds=1, jobs=8, clients=2, batch=4, steps=6)
+QUICK = Effort(pairs=4, watched=2, rounds=1, jobs=8, clients=2, batch=4, steps=6, counted=4)
 
 
 async def measure_endpoint(endpoint: BenchEndpoint, effort: Effort) -> dict[str, Any]:
@@ -38,7 +40,7 @@ async def measure_endpoint(endpoint: BenchEndpoint, effort: Effort) -> dict[str,
         await offloaded(endpoint.url, jobs.new())  # loads the model
         await worker.run(jobs.new())
         data = {}
-        for phase in (_single, _rerun, _previews, _queue, _batching):
+        for phase in (_single, _cpu, _rerun, _previews, _queue, _batching):
             name, begin = phase.__name__.removeprefix("_"), time.monotonic()
             data[name] = await phase(endpoint, worker, jobs, effort)
             print(f"  {name}: {time.monotonic() - begin:.0f} s", flush=True)
@@ -73,6 +75,30 @@ def _parts(runs: Sequence[Times]) -> dict[str, float]:
     return {name: MS * statistics.median(values) for name, values in parts.items()}
 
 
+async def _cpu(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
+    """CPU milliseconds of the endpoint's process and of its worker's, one job after the other, through the endpoint
+    and straight to the worker. `job` is a whole job; `step` what a step more costs, from jobs with one step."""
+    short = TinyJobs(1, first_seed=1_000_000)
+    sides = {"offloaded": lambda job: offloaded(endpoint.url, job), "straight": worker.run}
+    spent: dict[str, dict[str, float]] = {}
+    for side, run in sides.items():
+        whole, least = [await _cpu_of(endpoint, run, kind, effort.counted) for kind in (jobs, short)]
+        for process in whole:
+            step = (whole[process] - least[process]) / (effort.steps - 1)
+            spent[f"{process}, {side}"] = {"job": whole[process], "step": step}
+    return spent
+
+
+async def _cpu_of(
+    endpoint: BenchEndpoint, run: Callable[[TinyJob], Awaitable[Times]], jobs: TinyJobs, count: int
+) -> dict[str, float]:
+    """Return the CPU milliseconds per job of each process."""
+    before = endpoint.cpu()
+    for _ in range(count):
+        await run(jobs.new())
+    return {process: MS * (seconds - before[process]) / count for process, seconds in endpoint.cpu().items()}
+
+
 async def _rerun(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort: Effort) -> dict[str, Any]:
     """A prompt that is new to the endpoint, then the same one with another seed: bytes of bodies and of everything."""
     runs = {}
@@ -102,23 +128,26 @@ async def _queue(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort
     """All jobs at once from several clients, against all prompts at once in the worker's own queue.
 
     `pause` is the median of the milliseconds from the end of a prompt to the begin of the next one in the worker,
-    `waited` the seconds that it was ready to compute and had no core.
+    `waited` the seconds that it was ready to compute and had no core, `cpu` the milliseconds of the
+    endpoint's process per job.
     """
     seconds: dict[str, list[float]] = {"straight": [], "offloaded": []}
     pauses: dict[str, list[float]] = {"straight": [], "offloaded": []}
     waited = {"straight": 0.0, "offloaded": 0.0}
+    cpu = {"straight": 0.0, "offloaded": 0.0}
     lost = doubled = equal = 0
     for number in range(effort.rounds):
         for side in ("straight", "offloaded") if number % 2 else ("offloaded", "straight"):
             given = [jobs.new() for _ in range(effort.jobs)]
             hashes = []
-            begin, waited_before = time.monotonic(), endpoint.waited()
+            begin, waited_before, cpu_before = time.monotonic(), endpoint.waited(), endpoint.cpu()["endpoint"]
             if side == "straight":
                 await asyncio.gather(*(worker.run(job) for job in given))
             else:
                 hashes = await _from_clients(endpoint.url, given, effort.clients)
             seconds[side].append(time.monotonic() - begin)
             waited[side] += endpoint.waited() - waited_before
+            cpu[side] += endpoint.cpu()["endpoint"] - cpu_before
             seeds = {job.seed for job in given}
             ran = [run for run in await worker.history() if run.seed in seeds]
             pauses[side] += [MS * (after.begin - run.end) for run, after in itertools.pairwise(ran)]
@@ -133,6 +162,7 @@ async def _queue(endpoint: BenchEndpoint, worker: Worker, jobs: TinyJobs, effort
         "ratio": sum(seconds["straight"]) / sum(seconds["offloaded"]),
         "pause": {side: statistics.median(values) for side, values in pauses.items()},
         "waited": waited,
+        "cpu": {side: MS * value / (effort.rounds * effort.jobs) for side, value in cpu.items()},
         "lost": lost,
         "doubled": doubled,
         "equal": equal,

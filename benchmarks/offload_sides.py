@@ -102,6 +102,12 @@ class BenchEndpoint(Endpoint):
         files = Path(f"/proc/{worker.pid}/task").glob("*/schedstat")
         return sum(int(file.read_text(encoding="ascii").split()[1]) for file in files) / 1e9
 
+    def cpu(self) -> dict[str, float]:
+        """Return the CPU seconds that the endpoint's own process and its worker's have used."""
+        own = psutil.Process(self.process.pid)
+        times = {"endpoint": own.cpu_times(), "worker": own.children()[0].cpu_times()}
+        return {name: spent.user + spent.system for name, spent in times.items()}
+
     @property
     def _packs(self) -> Path:
         return self.folder / "comfyui" / "custom_nodes"

@@ -82,6 +82,11 @@ def markdown(data: dict[str, Any], verdicts: list[Verdict]) -> str:
         waited, total = queue["waited"][side], sum(queue["seconds"][side])
         text = f"{pause:.1f} ms from one prompt's end to the next one's begin (median)"
         lines += ["", f"The worker, {side}: {text}; {waited:.1f} of {total:.1f} s without a core."]
+    if "cpu" in data:
+        lines += ["", "CPU milliseconds, one job after the other.", "", "| | a job | a step of it |", "|---|--:|--:|"]
+        lines += [f"| {name} | {cpu['job']:.1f} | {cpu['step']:.2f} |" for name, cpu in data["cpu"].items()]
+        cpu = ", ".join(f"{value:.1f} ms a job {side}" for side, value in queue["cpu"].items())
+        lines += ["", f"CPU of the endpoint's process with {queue['jobs']} jobs at once: {cpu}."]
     lines += ["", "Bytes between client and endpoint for one job.", ""]
     lines += ["| | bodies sent | sent with headers | received |", "|---|--:|--:|--:|"]
     for name, run in data["rerun"].items():

@@ -153,7 +153,7 @@ class Endpoint:
                 )
             try:
                 states = {worker["state"] for worker in self.get("/v1/health")["workers"]}
-                if "ready" in states:
+                if states & {"ready", "busy"}:  # with jobs from before, it is busy at once
                     return
                 if states == {"failed"}:
                     break

@@ -60,7 +60,7 @@ TESTS = (
     Part(REFERENCE, ("unit", "offload", "numerics/test_compile.py")),
     Part(REFERENCE, ("endpoint", "wire", "remote")),
     Part(REFERENCE, ("browser", "benchmarks")),
-    Part(REFERENCE, ("faults",)),
+    Part(REFERENCE, ("faults", "soak")),
     Part(REFERENCE, ("host", "contract")),
     Part(
         FLOOR,

@@ -20,9 +20,9 @@ class VelocityOffload(io.ComfyNode):
             node_id="VelocityOffload",
             display_name="Offload",
             category="Velocity/remote",
-            description="Runs the sampler before it on a faster machine, with the same result: only embeddings and "
-            "latents leave. If the endpoint fails, the sampler runs here with the same seed. Place it directly behind "
-            "any sampler.",
+            description="Runs the sampler before it on a faster machine, with the same result: embeddings and latents "
+            "leave, and the picture that a ControlNet is given. If the endpoint fails, the sampler runs here with the "
+            "same seed. Place it directly behind any sampler.",
             search_aliases=["remote", "cloud gpu", "offload", "distributed", "velocity serve"],
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -54,7 +54,8 @@ class VelocityOffload(io.ComfyNode):
         dynprompt, chosen = cls.hidden.dynprompt, offload_inputs.options(widgets)
         shown_on = dynprompt.get_display_node_id(samples[0])  # not a node that another one has expanded to
         classes = nodes.NODE_CLASS_MAPPINGS
-        link = await plan(samples, dynprompt.get_node, classes, chosen, builder, shown_on)
+        ids = dynprompt.all_node_ids()
+        link = await plan(samples, dynprompt.get_node, classes, chosen, builder, shown_on, ids)
         return io.NodeOutput(link, expand=builder.finalize())
 
 

@@ -25,8 +25,8 @@ class VelocityRemoteSampler(io.ComfyNode):
             node_id="VelocityRemoteSampler",
             display_name="Remote Sampler",
             category="Velocity/remote",
-            description="KSampler on a faster machine, with the same result: only embeddings and latents leave. If the "
-            "endpoint fails, it samples here with the same seed.",
+            description="KSampler on a faster machine, with the same result: embeddings and latents leave, and the "
+            "picture that a ControlNet is given. If the endpoint fails, it samples here with the same seed.",
             search_aliases=["remote ksampler", "cloud gpu", "offload"],
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -83,5 +83,6 @@ class VelocityRemoteSampler(io.ComfyNode):
 
         chosen = offload_inputs.options(inputs)
         shown_on = dynprompt.get_display_node_id(cls.hidden.unique_id)
-        link = await plan(sampler.out(0), get_node, nodes.NODE_CLASS_MAPPINGS, chosen, builder, shown_on)
+        classes, ids = nodes.NODE_CLASS_MAPPINGS, dynprompt.all_node_ids()
+        link = await plan(sampler.out(0), get_node, classes, chosen, builder, shown_on, ids)
         return io.NodeOutput(link, expand=builder.finalize())

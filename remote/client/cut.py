@@ -7,6 +7,9 @@ LoRAs, model patches, guiders, schedulers and the sampler itself are below. Belo
 - among them the samplers before this one, and what is between them, unless `chain` is off;
 - nodes that put a ControlNet, hooks or GLIGEN into conditioning, which can't be sent as data;
 - with `remote_text` the text encoders. Without it no text encoder goes there for a sampler's sake.
+
+What something that shows or saves is made by runs here in any case. Of that nothing goes below the cut for its text's
+sake; what needs the diffusion model does, and runs on both sides.
 """
 
 from collections.abc import Container
@@ -30,7 +33,8 @@ class Cut:
     `links` are the links that were cut, in the order of their numbers, and `kinds` their types; where a node that
     expands to others gives them a value instead of a link, it is that value. `names` says which nodes of the user's
     graph the sent ones are. `prompt_text`, `pixels` and `sound` list what of these leaves the machine, `stays` why
-    samplers before this one run here, and `samplers` which sent nodes sample, in the order in which they do.
+    samplers before this one run here, and what is sent and runs here, too: the links to that are in `twice`. `samplers`
+    are the sent nodes that sample, in the order in which they do.
     """
 
     graph: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -42,6 +46,7 @@ class Cut:
     pixels: list[str] = field(default_factory=list)
     sound: list[str] = field(default_factory=list)
     stays: list[str] = field(default_factory=list)
+    twice: list[Link] = field(default_factory=list)
     samplers: list[str] = field(default_factory=list)
 
 
@@ -62,6 +67,7 @@ def cut_graph(view: GraphView, output: Link, remote_text: bool, available: Conta
         )
     cutter.refuse_loops(output)
     cutter.cut.output = cutter.ship(output)
+    cutter.note_what_runs_twice()
     return cutter.cut
 
 
@@ -72,6 +78,7 @@ class _Cutter:
         self.cut = Cut()
         self.ids: dict[tuple[str, str], str] = {}  # by node id and the class that it is sent as
         self.live: dict[str, bool] = {}  # by node id
+        self.here = view.behind_outputs(OURS)
 
     def refuse_loops(self, link: Link) -> None:
         """Raise `CannotOffloadError` if the sampler is in a loop or behind one."""
@@ -82,6 +89,18 @@ class _Cutter:
                     f"the sampler depends on {class_type} (node {node_id}), which runs a part of the graph several "
                     "times, and only one pass of it could be sent: set route to local"
                 )
+
+    def note_what_runs_twice(self) -> None:
+        """Say which sent nodes run here, too, as something here takes data from them."""
+        sent = set(self.cut.names.values())
+        for node_id in self.here:
+            for found in self.view.links_into(node_id) if node_id not in sent else ():
+                if found.value[0] in sent and found.kind in DATA:
+                    self.cut.twice.append(found.value)
+                    self.cut.stays.append(
+                        f"{self.view.class_of(found.value)} (node {found.value[0]}) runs here, too, as "
+                        f"{self.view.class_of([node_id, 0])} (node {node_id}) takes its {found.kind}"
+                    )
 
     def ship(self, link: Link) -> list:
         """Put the link's node below the cut, and return the link to its output there."""
@@ -141,9 +160,10 @@ class _Cutter:
     def _goes_for_conditioning(self, link: Link, kind: str) -> bool:
         """Whether a node is sent because conditioning that it makes, or is made of, can't be or is not made here."""
         node_id = link[0]
+        for_text = self.remote_text and node_id not in self.here
         if "CONDITIONING" in {kind, *self.needs.gives(node_id)}:
-            return self.remote_text or self._carries_live_objects(link)
-        return self.remote_text and any(found.kind == "CONDITIONING" for found in self.view.links_into(node_id))
+            return for_text or self._carries_live_objects(link)
+        return for_text and any(found.kind == "CONDITIONING" for found in self.view.links_into(node_id))
 
     def _note_what_stays(self, link: Link, reason: str) -> None:
         samplers = [node_id for node_id in self.view.ancestors(link, OURS) if self.needs.is_sampler(node_id)]
@@ -159,6 +179,8 @@ class _Cutter:
 
     def _is_live(self, link: Link, found: Into) -> bool:
         if found.kind == "CLIP" and self._has_hooks(found.value):
+            if self.remote_text:
+                return True
             raise CannotOffloadError(
                 f"{self.view.class_of(link)} (node {link[0]}) encodes with hooks; its conditioning carries them, and "
                 "they can't be sent: set text_encoding to remote, or route to local"

@@ -75,8 +75,9 @@ def write(file: Path, manifest: dict[str, Any]) -> bool:
 
 def _shows_a_picture(kind: str, path: str, shape: list[int]) -> bool:
     """Whether a tensor within conditioning or a latent is a drawn mask or pixels: some nodes put them there, and the
-    latents of some models are pixels (three channels)."""
-    return "mask" in path or "pixels" in path or (kind == "LATENT" and len(shape) == 4 and shape[1] == 3)
+    latents of some models are pixels (three channels). An attention mask says which tokens see which."""
+    drawn = "pixels" in path or ("mask" in path and not path.endswith("attention_mask"))
+    return drawn or (kind == "LATENT" and len(shape) == 4 and shape[1] == 3)
 
 
 def _found(packed: Any, path: str) -> list[tuple[str, dict | str]]:

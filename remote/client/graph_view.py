@@ -1,6 +1,6 @@
 """The user's graph as ComfyUI will run it: with types, and past switches whose branch is known."""
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from .node_types import ANY, MODEL_SIDE, NodeTypes
@@ -28,10 +28,10 @@ class Into(NamedTuple):
 
 
 class GraphView:
-    """Looks at nodes by id; `get_node` returns them in API format."""
+    """Looks at nodes by id; `get_node` returns them in API format, `ids` are all there are."""
 
-    def __init__(self, get_node: Callable[[str], dict], types: NodeTypes) -> None:
-        self.get_node, self.types = get_node, types
+    def __init__(self, get_node: Callable[[str], dict], types: NodeTypes, ids: Iterable[str] = ()) -> None:
+        self.get_node, self.types, self.ids = get_node, types, ids
         self.known: dict[str, list[Into]] = {}
 
     def class_of(self, link: Link) -> str:
@@ -70,6 +70,15 @@ class GraphView:
                 seen.add(tuple(one))
                 found[one[0]] = None
                 waiting += [into.value for into in self.sources(one)]
+        return list(found)
+
+    def behind_outputs(self, stop: Container[str]) -> list[str]:
+        """Return the ids of the nodes that show or save, and of all that they are made by, as `ancestors` does."""
+        found = {}
+        for node_id in self.ids:
+            if self.types.is_output(self.class_of([node_id, 0])):
+                links = [into.value for into in self.links_into(node_id)]
+                found |= dict.fromkeys([node_id, *(one for link in links for one in self.ancestors(link, stop))])
         return list(found)
 
     def follow(self, value: Any) -> Any:

@@ -74,6 +74,10 @@ class NodeTypes:
         declared = self.classes[class_type].INPUT_TYPES()
         return any(name in declared.get(part, {}) for part in ("required", "optional"))
 
+    def is_output(self, class_type: str) -> bool:
+        """Return whether the node shows or saves something, so that it runs, and all that it needs."""
+        return bool(getattr(self.classes.get(class_type), "OUTPUT_NODE", False))
+
     def is_loop(self, class_type: str) -> bool:
         """Return whether the node runs a part of the graph several times, as those of newer cores say of themselves."""
         schema = getattr(self.classes.get(class_type), "SCHEMA", None)

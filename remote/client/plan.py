@@ -1,7 +1,7 @@
 """From Offload's inputs to the nodes that ComfyUI is to run instead."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,16 @@ async def plan(
     options: Options,
     builder: Any,
     shown_on: str,
+    ids: Iterable[str] = (),
 ) -> Link:
     """Return the link whose value is the list of the sampler's items.
 
-    `builder` is ComfyUI's GraphBuilder, which gets the nodes; `shown_on` is the node of the user's graph that shows the
-    progress, or why the sampler runs here. Raises `SettingsError`, `CannotOffloadError` and `MissingModelError`, and
-    `EndpointError` where the options want that.
+    `get_node` returns a node of the graph by its id, of which `ids` are all. `builder` is ComfyUI's GraphBuilder, which
+    gets the nodes; `shown_on` is the node of the user's graph that shows the progress, or why the sampler runs here.
+    Raises `SettingsError`, `CannotOffloadError` and `MissingModelError`, and `EndpointError` where the options want
+    that.
     """
-    view, reason = GraphView(get_node, NodeTypes(classes)), ""
+    view, reason = GraphView(get_node, NodeTypes(classes), ids), ""
     if options.route != "local":
         try:
             return await _remote(link, view, options, builder, shown_on)
@@ -75,8 +77,8 @@ async def _remote(link: Link, view: GraphView, options: Options, builder: Any, s
     cut = cut_graph(view, link, options.text_encoding == "remote", available, options.samplers != THIS_SAMPLER)
     for said in cut.stays:
         log.warning("Offload: %s", said)
-    cut_links = [value for value in cut.links if is_link(value)]
-    _check_models(cut_links, view, "; ".join([*cut.stays, f"What runs here (text_encoding {options.text_encoding})"]))
+    made_here = [value for value in [*cut.links, *cut.twice] if is_link(value)]
+    _check_models(made_here, view, "; ".join([*cut.stays, f"What runs here (text_encoding {options.text_encoding})"]))
     cuts = {f"cut{number}": without_model(value, view, builder) for number, value in enumerate(cut.links)}
     links = [value if is_link(value) else ["that expands to the sampler", 0] for value in cut.links]
     request = seal({"cut": asdict(replace(cut, links=links)), "options": asdict(options)})

@@ -13,24 +13,25 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from ..wire.short_log import shorten_logs
 from .api.app import create_app
 from .api.door import Door, protocol_behind
 from .api.keys import VARIABLE, Keys, KeysError, load_keys
 from .options import is_loopback, parse
 from .scheduling.scheduler import Scheduler
-from .settings import Settings
+from .settings import GIGABYTE, Settings
 from .store.blobs import BlobStore
 from .store.events import EventLog
 from .store.journal import FolderInUseError, Journal, lock_folder
 from .store.metrics import Metrics
 
 log = logging.getLogger("velocity")
-GIGABYTE = 10**9
 
 
 def main(arguments: list[str] | None = None, make_scheduler: Callable[..., Scheduler] = Scheduler) -> int:
     """Run `velocity` with these arguments (default: the process's); return its exit code."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    shorten_logs()
     settings, more = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         _make_folders(settings.data)

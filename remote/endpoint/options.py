@@ -15,9 +15,11 @@ Everything behind -- goes to ComfyUI, for example: -- --base-directory D:/ComfyU
 The key comes from VELOCITY_API_KEY or --keys; otherwise one is made at the first start, printed once, and kept in the
 data folder. From another machine without TLS, use a tunnel: ssh -L 8288:127.0.0.1:8288 THIS-MACHINE
 """
-_OWN_NAMES = {"rate": "--rate", "burst": "--burst"}  # not a --max-...
+_OWN_NAMES = {"rate": "--rate", "burst": "--burst", "share": "--key-share"}  # not a --max-...
 _HELP = {
     "queue": "unfinished jobs of all keys together",
+    "uploads": "jobs of one key whose tensors have not all come",
+    "share": "of queue, tensors, results and connections, for one of several keys",
     "steps": "steps of a sampler",
     "rate": "requests per second and key",
     "burst": "requests at once and key",
@@ -44,7 +46,8 @@ def parse(arguments: list[str]) -> tuple[Settings, argparse.Namespace]:
         if not file.is_file():
             serve.error(f"there is no file {file}: check the path")
     limits = Limits(**{field.name: getattr(found, f"limit_{field.name}") for field in dataclasses.fields(Limits)})
-    names = ("python", "host", "port", "workers", "stall_seconds", "deadline_seconds", "keep_hours", "blob_gigabytes")
+    names = ("python", "host", "port", "workers", "stall_seconds", "deadline_seconds", "keep_hours")
+    names += ("blob_gigabytes", "result_gigabytes")
     settings = Settings(
         comfyui=comfyui,
         data=found.data.expanduser().resolve(),
@@ -95,6 +98,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         default=defaults["blob_gigabytes"],
         metavar="N",
         help="cache of tensors (%(default)g)",
+    )
+    add(
+        "--result-gigabytes",
+        type=_amount,
+        default=defaults["result_gigabytes"],
+        metavar="N",
+        help="results that wait; the oldest leave first (%(default)g)",
     )
     add(
         "--keep-hours",

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+GIGABYTE = 10**9
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -16,12 +18,15 @@ class Limits:
     cuts: int = 64
     steps: int = 1000
     queue: int = 256  # unfinished jobs of all keys together
+    uploads: int = 32  # of them, jobs of one key whose tensors have not all come
+    share: float = 0.25  # of what all keys have together, for one of several
     side: int = 16384  # width and height
     batch: int = 64
     frames: int = 1025
     string: int = 20000  # characters
     connections: int = 512  # open at once
     connections_per_address: int = 256
+    result_bytes: int = 2 << 30  # of one job
     rate: float = 50.0  # requests per second and key
     burst: int = 500  # requests at once
 
@@ -43,6 +48,7 @@ class Settings:
     deadline_seconds: float = 3600.0
     keep_hours: float = 24.0
     blob_gigabytes: float = 20.0
+    result_gigabytes: float = 20.0
     limits: Limits = field(default_factory=Limits)
 
     @property

@@ -77,14 +77,13 @@ def read_header(begin: bytes) -> BlobHeader:
 
 
 def check_shape(shape: object) -> None:
-    """Raise `BlobError` unless `shape` is a sequence of a few non-negative integers of less than 48 bits, also as a
-    product."""
+    """Raise `BlobError` unless `shape` is a sequence of a few non-negative 48-bit integers."""
     if not isinstance(shape, (tuple, list)) or len(shape) > MAX_DIMENSIONS:
         raise BlobError(f"a shape has at most {MAX_DIMENSIONS} dimensions")
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
         raise BlobError("a shape holds sizes from 0 up")
-    if math.prod(size or 1 for size in shape) >= 1 << 48:  # torch multiplies them, also where one is 0
-        raise BlobError("a shape has less than 2^48 places")
+    if 0 in shape and math.prod(size or 1 for size in shape) >= 1 << 48:  # torch multiplies the others, too
+        raise BlobError("an empty shape whose other sizes are 2^48 places or more")
 
 
 def check_blob(name: str, data: bytes) -> BlobHeader:

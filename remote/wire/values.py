@@ -6,7 +6,9 @@ A dict with one key that begins with `@` stands for something that JSON lacks:
     {"@fill": 0.0, "dtype": "float32", "shape": [1, 16, 64, 64]}                 every element is the same: no blob
     {"@tuple": [...]}, {"@nested": [tensors]}, {"@clip_vision": {...}}
 
-Tensors come back bit for bit, on the CPU, in their own dtype and shape.
+Tensors come back bit for bit, on the CPU, in their own dtype and shape, and in memory as they were (`layout`): where
+the dimensions do not lie in the order of `shape`, `"order": [0, 3, 1, 2]` names them from the outermost in, and
+`"repeated": [3]` those that have one item in memory. The blob and `rows` are of the shape in memory.
 """
 
 import math
@@ -17,6 +19,7 @@ import torch
 
 from .blob import BlobError, check_shape, is_blob_name
 from .grammar import CLIP_VISION_FIELDS, MAX_DEPTH
+from .layout import put_back, read_layout, take_out
 from .lossless import DTYPES, SAFETENSORS_NAMES, Shrunk, restore, shrink
 from .tensor_blob import blob_tensor, tensor_blob
 
@@ -54,9 +57,9 @@ class _Packer:
             return value
         if isinstance(value, torch.Tensor) and type(value) in (torch.Tensor, torch.nn.Parameter):
             return self._tensor(value, path)
-        if type(value) in (list, tuple):
+        if type(value) in (list, tuple, torch.Size):
             items = [self.pack(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
-            return {"@tuple": items} if type(value) is tuple else items
+            return items if type(value) is list else {"@tuple": items}
         if type(value) is dict:
             return self._dict(value, path, depth)
         return self._object(value, path, depth)
@@ -72,8 +75,10 @@ class _Packer:
         if kind == "comfy.nested_tensor.NestedTensor":
             return {"@nested": [self._nested(item, f"{path}.tensors[{i}]") for i, item in enumerate(value.tensors)]}
         if kind == "comfy.clip_vision.Output":
-            fields = {name: getattr(value, name) for name in CLIP_VISION_FIELDS if hasattr(value, name)}
-            return {"@clip_vision": self._dict(fields, path, depth)}
+            unknown = sorted(set(vars(value)).difference(CLIP_VISION_FIELDS))
+            if unknown:
+                raise UnshippableError(path, f"what a vision encoder says in {', '.join(unknown)}")
+            return {"@clip_vision": self._dict(vars(value), path, depth)}
         raise UnshippableError(path, f"a live object ({kind})")
 
     def _nested(self, item: Any, path: str) -> dict:
@@ -88,8 +93,9 @@ class _Packer:
         finite = torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor)
         if not finite.all():
             raise UnshippableError(path, "a tensor with numbers that are not finite")
-        shrunk = shrink(tensor)
-        entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+        data, layout = take_out(tensor)
+        shrunk = shrink(data)
+        entry = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), **layout.fields()}
         if shrunk.fill is not None:
             return {"@fill": shrunk.fill, **entry}
         if shrunk.rows is not None:
@@ -152,8 +158,9 @@ class _Unpacker:
         self.bytes_left -= math.prod(shape) * dtype.itemsize
         if self.bytes_left < 0:
             raise BlobError(f"the tensors of a value have more bytes than are allowed, at one of shape {shape}")
+        layout, in_memory = read_layout(entry)
         if "@fill" in entry:
-            return restore(Shrunk(None, entry["@fill"], None), dtype, shape)
+            return put_back(restore(Shrunk(None, entry["@fill"], None), dtype, in_memory), layout, shape)
         name = entry["@tensor"]
         if not is_blob_name(name):
             raise BlobError("a blob's name is 64 hexadecimal digits")
@@ -161,4 +168,5 @@ class _Unpacker:
             data = self.get_blob(name)
         except KeyError as error:
             raise BlobError(f"the blob {name} is not there") from error
-        return restore(Shrunk(blob_tensor(data), None, entry.get("rows")), dtype, shape)
+        shrunk = Shrunk(blob_tensor(data), None, entry.get("rows"))
+        return put_back(restore(shrunk, dtype, in_memory), layout, shape)

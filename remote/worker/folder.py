@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-FOLDER_VARIABLE = "VELOCITY_WORKER_FOLDER"  # the endpoint's data folder; set only by `velocity serve`
+# Set only by `velocity serve`: its data folder, and how many bytes a result may have.
+FOLDER_VARIABLE, RESULT_VARIABLE = "VELOCITY_WORKER_FOLDER", "VELOCITY_WORKER_RESULT_BYTES"
 
 
 def blob_path(name: str) -> Path:
@@ -16,6 +17,11 @@ def result_path(name: str) -> Path:
     if not name.replace("-", "").replace(".", "").isalnum() or name.startswith("."):
         raise ValueError(f"{name!r} is no name of a result")
     return _folder() / "results" / f"{name}.bin"
+
+
+def most_result_bytes() -> int:
+    """Return how large a result may be."""
+    return int(os.environ[RESULT_VARIABLE])
 
 
 def _folder() -> Path:

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..wire.blob import blob_name
 from ..wire.container import write_container
 from ..wire.values import pack
-from .folder import result_path
+from .folder import most_result_bytes, result_path
 from .receive import check_finite
 
 
@@ -37,14 +37,26 @@ class VelocityReturn(io.ComfyNode):
 
     @classmethod
     def execute(cls, value: list[Any], job: list[str], sent: list[str], index: Sequence[int] = (-1,)) -> io.NodeOutput:
-        """Write the file under another name first. Raises `ValueError` for numbers that are not finite."""
+        """Write the file under another name first.
+
+        Raises `ValueError` for numbers that are not finite, and for more of them than the operator allows.
+        """
         if index[0] >= 0:
             value = [value[index[0]]]
         check_finite(value, "the result")
         blobs: dict[str, bytes] = {}
+        room = most = most_result_bytes()
 
         def add_blob(data: bytes) -> str:
+            nonlocal room
             name = blob_name(data)
+            if name not in blobs:
+                room -= len(data)
+            if room < 0:
+                raise ValueError(
+                    f"the result has more than the {most} bytes that the endpoint allows: make the batch or the "
+                    "picture smaller, run it locally, or have the operator raise --max-result-bytes"
+                )
             blobs[name] = data
             return name
 

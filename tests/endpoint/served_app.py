@@ -35,6 +35,8 @@ class FakeScheduler:
         self.workers = [{"state": "ready"}]
         self.at_once = False
         self.stopped = 0
+        self.per_job: float | None = None
+        self.on_done = lambda job: None
 
     async def start(self) -> None:
         pass
@@ -56,6 +58,7 @@ class FakeScheduler:
         result = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "seconds": 0.1}
         self.journal.update(job_id, state=DONE, result=result)
         self.events.emit(job_id, "done", result)
+        self.on_done(self.journal.get(job_id))
 
     def fail(self, job_id: str) -> None:
         error = {"code": "execution_error", "message": "it broke", "next": "mend it"}
@@ -68,6 +71,9 @@ class FakeScheduler:
 
     def capabilities(self) -> dict | None:
         return self.known
+
+    def seconds_to_next_end(self) -> float | None:
+        return self.per_job
 
     def health(self) -> dict:
         return {"queued": 0, "running": 0, "workers": self.workers, "starting_seconds": None}

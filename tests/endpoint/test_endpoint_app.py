@@ -368,7 +368,7 @@ def test_the_queue_and_the_rate_have_limits(tmp_path):
         async with endpoint.session.get("/v1/capabilities") as answer:
             assert answer.status == 200
 
-    run(scene, tmp_path, Limits(queue=3, burst=10, rate=1.0))
+    run(scene, tmp_path, Limits(queue=3, burst=10, rate=1.0, share=1.0))
 
 
 def test_an_endpoint_without_workers_says_so(tmp_path):

@@ -59,8 +59,6 @@ def test_results_expire_and_later_jobs_are_forgotten(tmp_path):
     assert journal.get("id2").state == DONE
     assert journal.forget(before=5.0) == ["id0"]
     assert journal.get("id0") is None
-    assert journal.give_up_uploads(before=0.5) == []
-    assert journal.give_up_uploads(before=5.0) == ["id9"]
 
 
 def test_notes_are_kept_and_replaced(tmp_path):

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from worker_stack import Stack, tiny_job
@@ -73,7 +74,8 @@ def test_a_cancelled_job_can_be_sent_again_under_its_id_at_once(stack):
     stack.follow(job, until=("step",))
     stack.cancel(job)
     stack.call_now(lambda: stack.events.drop(job.id))
-    stack.submit(stack.call_now(lambda: stack.journal.get(job.id)))
+    ended = stack.call_now(lambda: stack.journal.get(job.id))
+    stack.submit(replace(ended, manifest=job.manifest, blobs=job.blobs))  # as they come with the submission
     assert stack.wait(job)["steps"] == 150
 
 

@@ -7,16 +7,20 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from velocity_nodes.remote.endpoint.settings import Limits
+from velocity_nodes.remote.endpoint.workers import worker, worker_slot
 from velocity_nodes.remote.wire.fingerprint import KERNELS
 from worker_stack import Stack, tiny_job
 
 from demo.graph import painting
 from dev.server import DEMO_PACK, TINY_LORA, TINY_MODEL
 
+RESULT_BYTES = 500_000
+
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    stack = Stack(tmp_path_factory.mktemp("endpoint"))
+    stack = Stack(tmp_path_factory.mktemp("endpoint"), limits=Limits(result_bytes=RESULT_BYTES))
     yield stack.until_ready()
     stack.stop()
 
@@ -113,6 +117,56 @@ def test_what_comfyui_refuses_fails_with_its_reason(stack):
     kind, error = stack.follow(job)[-1]
     assert (kind, error["code"]) == ("failed", "execution_error")
     assert "no such sampler" in error["message"] and "KSampler" in error["message"]
+
+
+def test_a_refusal_of_comfyui_is_short_wherever_it_is_kept(stack):
+    graph, cuts = tiny_job(seed=23)
+    wrong = {**graph["sampler"]["inputs"], "sampler_name": "x" * 15_000, "scheduler": "y" * 15_000}
+    for number in range(50):
+        graph[f"sampler{number}"] = {"class_type": "KSampler", "inputs": wrong}
+    graph["both"] = {"class_type": "LatentAdd", "inputs": {"samples1": ["sampler", 0], "samples2": ["sampler", 0]}}
+    for number in range(50):
+        inputs = {"samples1": ["both" if not number else f"both{number - 1}", 0], "samples2": [f"sampler{number}", 0]}
+        graph[f"both{number}"] = {"class_type": "LatentAdd", "inputs": inputs}
+    before = stack.slot.worker.log_path.stat().st_size
+    job = stack.submit(stack.job(graph, cuts, output="both49"))
+    kind, error = stack.follow(job)[-1]
+    assert (kind, error["code"]) == ("failed", "execution_error") and "KSampler" in error["message"]
+    assert len(json.dumps(error)) < 5_000
+    assert stack.slot.worker.log_path.stat().st_size - before < 500_000
+
+
+def test_a_result_beyond_the_operators_bound_is_a_failure_of_its_job(stack):
+    graph, cuts = tiny_job(seed=24)
+    cuts[1] = [{"samples": torch.randn(1, 16, 16, 16)}]
+    graph["many"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": {"@cut": 1}, "amount": 64}}
+    kind, error = stack.follow(stack.submit(stack.job(graph, cuts, output="many")))[-1]
+    assert (kind, error["code"]) == ("failed", "execution_error")
+    assert f"more than the {RESULT_BYTES} bytes" in error["message"] and "--max-result-bytes" in error["message"]
+    assert not list(stack.settings.results.glob("*.part"))
+    stack.wait(stack.submit(stack.job(*tiny_job(seed=25))))
+
+
+def test_the_worker_forgets_what_has_ended(stack, monkeypatch):
+    monkeypatch.setattr(worker_slot, "MAX_HISTORY", 10_000)
+    client = stack.worker_client()
+    for number in range(4):
+        graph, cuts = tiny_job(seed=26 + number, steps=1)
+        cuts[0][0][0][1]["note"] = "x" * 9_000
+        stack.wait(stack.submit(stack.job(graph, cuts)))
+    stack.until(lambda: not stack.slot._tasks)
+    assert len(client.get("/history")) <= 2
+
+
+def test_the_workers_log_begins_anew_when_it_is_long(stack, monkeypatch):
+    log = stack.slot.worker.log_path
+    before = log.read_bytes()
+    monkeypatch.setattr(worker, "MAX_LOG", len(before) - 1)
+    stack.until(lambda: log.stat().st_size < len(before))
+    monkeypatch.undo()
+    stack.wait(stack.submit(stack.job(*tiny_job(seed=30))))
+    assert log.with_suffix(".old.log").read_bytes().startswith(before)
+    assert b"Prompt executed" in log.read_bytes() and b"\0" not in log.read_bytes()
 
 
 def test_unknown_nodes_and_models_are_found_before_the_worker_is_asked(stack):

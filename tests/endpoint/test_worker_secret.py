@@ -46,12 +46,13 @@ def test_nobody_else_is_answered(stack, given):
     stack.wait(stack.submit(stack.job(*tiny_job(steps=2))))
 
 
-def test_each_start_has_a_secret_of_its_own_and_no_log_has_it(stack):
+def test_each_start_has_a_secret_of_its_own_and_no_log_has_it(stack, caplog):
     first = stack.slot.worker.secret
     stack.slot.worker.process.kill()
     stack.until(lambda: stack.slot.state == "ready" and stack.slot.worker.secret != first)
     for secret in (first, stack.slot.worker.secret):
-        assert len(secret) == 64 and secret not in stack.slot.worker.tail()
+        assert len(secret) == 64 and secret not in stack.slot.worker.tail() + caplog.text
+    assert "the worker ended with code -9; it is started again. It ran nothing" in caplog.text
 
 
 def test_another_process_at_the_workers_port_is_not_taken_for_it(tmp_path, monkeypatch):

@@ -124,10 +124,11 @@ class Stack:
 
         async def collect() -> list[tuple[str, dict]]:
             found = []
-            async for event in self.events.follow(job.id):
-                found.append((event.kind, event.data))
-                if event.kind in until or event.kind in FINAL:
-                    break
+            async for news in self.events.follow(job.id):
+                for event in news:
+                    found.append((event.kind, event.data))
+                    if event.kind in until or event.kind in FINAL:
+                        return found
             return found
 
         return self.call(asyncio.wait_for(collect(), timeout))

@@ -68,10 +68,14 @@ class EndpointSide:
 
     def completed(self, job: str) -> int:
         """Return how often the worker that lives now has run this job to its end."""
+        return sum(name.startswith(job) for name in self.completed_runs())
+
+    def completed_runs(self) -> list[str]:
+        """Return what the worker that lives now has run to its end: job, a dot, and the id of the run."""
         history = self._ask_worker("/history")
         done = [entry["prompt"][2] for entry in history.values() if entry["status"]["status_str"] == "success"]
-        returned = [node["inputs"].get("job", "") for graph in done for node in graph.values()]
-        return sum(str(name).startswith(job) for name in returned)
+        returned = [node for graph in done for node in graph.values() if node["class_type"] == "VelocityReturn"]
+        return [node["inputs"]["job"] for node in returned]
 
     def worker_is_idle(self) -> bool:
         """Whether the worker's own queue is empty."""

@@ -24,7 +24,7 @@ class Proxy:
         self.connections = 0
         self.wanted: tuple[bytes, str, int] | None = None
         self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()  # of what is open, and of each connection's count
         self._listener: socket.socket | None = None
 
     def __enter__(self) -> "Proxy":
@@ -47,7 +47,7 @@ class Proxy:
 
     def cut(self) -> None:
         """Reset every connection; new ones are passed on."""
-        with self._lock:
+        with self.lock:
             for one in self._open:
                 try:
                     # With a linger of zero seconds, closing sends a reset.
@@ -77,6 +77,13 @@ class Proxy:
         self._listener.listen(64)
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
+    def forget(self, *ends: socket.socket) -> None:
+        """Close a connection that nothing passes any more."""
+        with self.lock:
+            self._open.difference_update(ends)
+        for one in ends:
+            one.close()
+
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -88,7 +95,7 @@ class Proxy:
                     return
                 near.close()
                 continue
-            with self._lock:
+            with self.lock:
                 self._open |= {near, far}
                 self.connections += 1
             link = _Connection(self, near, far)
@@ -101,9 +108,17 @@ class _Connection:
         self.proxy, self.near, self.far = proxy, near, far
         self.passed = {UP: 0, DOWN: 0}  # bytes since the request that the proxy waits for
         self.found: tuple[bytes, str, int] | None = None
+        self.ended = 0  # directions in which nothing passes any more
 
     def pump(self, direction: str) -> None:
         """Pass bytes on in one direction until either end closes."""
+        self._pass_on(direction)
+        with self.proxy.lock:
+            self.ended += 1
+        if self.ended == 2:
+            self.proxy.forget(self.near, self.far)
+
+    def _pass_on(self, direction: str) -> None:
         source, sink = (self.near, self.far) if direction == UP else (self.far, self.near)
         try:
             while data := source.recv(PIECE):

@@ -10,7 +10,7 @@ ANNA, FORMER = "anna-s-key-for-tests", "a-key-that-has-expired"
 STALL_SECONDS = 6
 BLOB_BYTES = 20_000_000  # the endpoint's store
 ENDPOINT_ARGUMENTS = ["--stall-seconds", str(STALL_SECONDS), "--blob-gigabytes", str(BLOB_BYTES / 1e9)]
-ENDPOINT_ARGUMENTS += ["--rate", "1e6", "--burst", "1000000"]
+ENDPOINT_ARGUMENTS += ["--rate", "1e6", "--burst", "1000000", "--key-share", "1"]
 
 
 def write_keys(endpoint: Endpoint) -> None:

@@ -23,6 +23,7 @@ SPECIAL_BYTES = [
     b"\\ud800",
 ]
 NAMES = ["", "x", "@", "@cut", "@tensor", "@fill", "@x", "rows", "shape", "steps", "x.steps", "batch_size", "protocol"]
+NAMES += ["order", "repeated"]
 
 
 def deep(depth: int) -> list:
@@ -43,6 +44,8 @@ SPECIAL: list[Any] = [
     *({"@cut": 0}, {"@cut": 1}, {"@cut": -1}, {"@cut": 99}, {"@cut": True}, {"@cut": 0, "x": 1}, {"@x": 1}, {"": 1}),
     {"@tensor": NAME, "dtype": "float32", "shape": [1, 2, 3]},
     {"@tensor": NAME, "dtype": "float32", "shape": [1, 2, 3], "rows": 4},
+    {"@tensor": NAME, "dtype": "float32", "shape": [1, 2, 3], "order": [2, 0, 1], "repeated": [1]},
+    {"@fill": 0.0, "dtype": "float32", "shape": [1 << 20, 1 << 20], "repeated": [0, 1]},
     {"@tensor": "../../x", "dtype": "float32", "shape": [1]},
     {"@fill": 0.0, "dtype": "float32", "shape": [1 << 20, 1 << 20]},
     {"@fill": 0.0, "dtype": "float64", "shape": [1 << 47] * 8},

@@ -155,15 +155,18 @@ def test_missing_model(rig):
 
 
 def test_missing_node(rig):
-    """The user has a node that the endpoint has not: the error names it, and `auto` runs the sampler here."""
+    """The user has a node that the endpoint has not: the sampler runs here, as with a missing model, or the error names
+    the node; `auto` runs it here in either case."""
     graph = rig.graph()
     graph["private"] = {"class_type": "PrivateModelNode", "inputs": {"model": ["loader", 0]}}
     graph["sampler"]["inputs"]["model"] = ["private", 0]
-    with pytest.raises(PromptError, match="PrivateModelNode"):
-        rig.start(graph).assert_right()
-    painting = rig.start(graph, route="auto")
-    painting.assert_right()
-    assert painting.ran_here and "PrivateModelNode" in painting.log
+    with pytest.raises(PromptError, match="does not run PrivateModelNode .*--allow PrivateModelNode"):
+        rig.start(graph, on_failure="raise").assert_right()
+    for widgets in ({}, {"route": "auto", "on_failure": "raise"}):
+        graph["sampler"]["inputs"]["seed"] = rig.seed()
+        painting = rig.start(graph, **widgets)
+        painting.assert_right()
+        assert painting.ran_here and "PrivateModelNode" in painting.log
     manifest, _ = tiny_job(rig.seed())
     manifest["graph"]["1"]["class_type"] = "LoadImage"
     answer = rig.raw("POST", "/v1/jobs", manifest)

@@ -39,7 +39,7 @@ def cut(
 ) -> Cut:
     before = copy.deepcopy(graph)
     available = set(CLASSES) - set(without)
-    view = GraphView(graph.__getitem__, NodeTypes(CLASSES))
+    view = GraphView(graph.__getitem__, NodeTypes(CLASSES), graph)
     found = cut_graph(view, output or ["sampler", 0], remote_text, available, chain)
     assert graph == before, "the user's graph was changed"
     assert list(found.names) == list(found.graph)

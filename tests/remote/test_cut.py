@@ -7,7 +7,7 @@ import pytest
 from velocity_nodes.remote.client.cut import CannotOffloadError
 from velocity_nodes.remote.client.errors import EndpointError
 
-from demo.graph import painting
+from demo.graph import offloaded, painting
 from tests.remote.graphs import CLASSES, WIDGETS, base, classes_of, cut, node, sent, switch
 
 MEASURED = ["measure", 0]  # a link whose value shows only when the graph runs
@@ -38,7 +38,7 @@ def test_ksampler():
 
 
 def test_the_demo():
-    graph = painting("a red circle", 3, {"VelocityForecast": {"preset": "balanced"}})
+    graph = offloaded(painting("a red circle", 3, {"VelocityForecast": {"preset": "balanced"}}))
     found = cut(graph)
     assert classes_of(found) == ["KSampler", "UNETLoader", "VelocityForecast"]
     assert found.links == [["text", 0], ["empty", 0]], "positive and negative are one link, and cut once"

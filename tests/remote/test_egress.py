@@ -87,6 +87,7 @@ def test_pixels_within_other_things_are_pixels(kind, value, place):
     ("kind", "value"),
     [
         ("LATENT", LATENT | {"noise_mask": torch.ones(1, 1, 32, 32)}),  # nothing is drawn in it
+        ("CONDITIONING", [[EMBEDDING, {"attention_mask": MASK}]]),  # which tokens see which
         ("LATENT", {"samples": torch.zeros(1, 3, 64, 64)}),
         ("CONDITIONING", [[EMBEDDING, {"concat_latent_image": torch.rand(1, 4, 4, 4), "area": ("percentage", 1.0)}]]),
         ("LATENT", {"samples": comfy.nested_tensor.NestedTensor([torch.rand(1, 4, 2, 2), torch.rand(1, 8)])}),

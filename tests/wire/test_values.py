@@ -89,6 +89,7 @@ def test_what_comfyui_puts_in_links_comes_back():
     output.last_hidden_state, output.image_embeds = torch.randn(1, 5, 8), torch.randn(1, 8)
     output.penultimate_hidden_states, output.mm_projected = torch.randn(1, 5, 8), None
     output.image_sizes = [(3, 224, 224)]
+    output.all_hidden_states = torch.randn(1, 2, 5, 8)  # of SigLIP alone
     for value in (
         [conditioning()],
         [{"samples": torch.zeros(1, 16, 8, 8), "noise_mask": torch.rand(1, 1, 8, 8), "batch_index": [0]}],
@@ -97,6 +98,46 @@ def test_what_comfyui_puts_in_links_comes_back():
         [{"waveform": torch.randn(1, 2, 100), "sample_rate": 44100}],
     ):
         assert same(round_trip(value), value)
+
+
+def test_what_a_vision_encoder_says_of_its_picture_is_a_size():
+    output = comfy.clip_vision.Output()
+    output.image_sizes = [torch.zeros(3, 8, 8).shape]
+    assert round_trip([output])[0].image_sizes == [(3, 8, 8)]
+
+
+def test_what_of_a_vision_encoder_is_not_known_is_not_lost_in_silence():
+    output = comfy.clip_vision.Output()
+    output.newer = torch.zeros(1)
+    with pytest.raises(UnshippableError, match="newer"):
+        sent([output])
+
+
+PICTURE = torch.rand(1, 6, 4, 3, generator=torch.Generator().manual_seed(5))
+LAYOUTS = {
+    "own": PICTURE,
+    "channels first": PICTURE.movedim(-1, 1).contiguous().movedim(1, -1),
+    "channels last": PICTURE.movedim(-1, 1),
+    "one channel repeated": PICTURE[..., :1].contiguous().expand(-1, -1, -1, 3),
+    "repeated batch": PICTURE.expand(4, -1, -1, -1),
+    "turned": PICTURE.transpose(1, 2),
+    "one colour, turned": torch.zeros(1, 4, 6, 3).transpose(1, 2),
+    "one colour, repeated": torch.zeros(1, 1, 1, 1).expand(1, 6, 4, 3),
+    "tokens turned, with an end of zeros": torch.cat([PICTURE[0, :, :, 0], torch.zeros(6, 2)], 1)[None].transpose(1, 2),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_tensor_lies_in_memory_as_before(name: str):
+    """Kernels go by it: the same picture laid out in another way is convolved to other last bits."""
+    tensor = LAYOUTS[name]
+    back = round_trip([tensor])[0]
+    assert same(back, tensor)
+    assert back.stride() == tensor.stride()
+
+
+def test_what_is_repeated_travels_once():
+    assert bytes_on_the_wire([PICTURE.expand(64, -1, -1, -1)]) < bytes_on_the_wire([PICTURE]) + 100
 
 
 def test_a_copy_arrives():
@@ -229,6 +270,11 @@ def test_as_deep_as_allowed():
         {"@nested": {"@tensor": NAME}},
         {"@clip_vision": {"__class__": 1}},
         {"@clip_vision": [1]},
+        {"@fill": 0, "dtype": "float32", "shape": [2, 3], "order": [0, 0]},
+        {"@fill": 0, "dtype": "float32", "shape": [2, 3], "order": [1]},
+        {"@fill": 0, "dtype": "float32", "shape": [2, 3], "order": 1},
+        {"@fill": 0, "dtype": "float32", "shape": [2, 3], "repeated": [2]},
+        {"@fill": 0, "dtype": "float32", "shape": [2, 3], "repeated": [True]},
         {"@": 1},
         [float("inf")],
     ],

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...wire.blob import ITEM_BYTES, BlobError, BlobHeader, check_shape, is_blob_name
-from ...wire.grammar import CLIP_VISION_FIELDS, DTYPES, MAX_DEPTH, SMALLER
+from ...wire.grammar import CLIP_VISION_FIELDS, DTYPES, MAX_DEPTH, SMALLER, laid_out
 from ..settings import Limits
 from .refusal import Refusal, bad_request, quoted, too_large
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as a manifest declares it: `blob` is None for a fill, `dtype` a safetensors name."""
+    """A tensor as a manifest declares it: `blob` is None for a fill, `dtype` a safetensors name, `in_memory` its shape
+    as it lies there."""
 
     blob: str | None
     dtype: str
     shape: tuple[int, ...]
+    in_memory: tuple[int, ...]
     rows: int | None
 
     @property
@@ -57,7 +59,8 @@ def check_header(tensor: Tensor, header: BlobHeader) -> None:
 
 
 def _sent_shape(tensor: Tensor) -> tuple[int, ...]:
-    return tensor.shape if tensor.rows is None else (tensor.shape[0], tensor.rows, tensor.shape[2])
+    shape = tensor.in_memory
+    return shape if tensor.rows is None else (shape[0], tensor.rows, shape[2])
 
 
 def _walk(value: Any, depth: int, limits: Limits) -> Iterator[Tensor]:
@@ -98,22 +101,27 @@ def _walk_dict(value: dict, depth: int, limits: Limits) -> Iterator[Tensor]:
 def _tensor(entry: dict) -> Tensor:
     fill = "@fill" in entry
     fields = {"@fill" if fill else "@tensor", "dtype", "shape"}
-    if not fields <= set(entry) <= fields | (set() if fill else {"rows"}):
-        raise bad_request("a tensor's fields are '@tensor' or '@fill', 'dtype', 'shape' and perhaps 'rows'")
+    if not fields <= set(entry) <= fields | {"order", "repeated"} | (set() if fill else {"rows"}):
+        raise bad_request(
+            "a tensor's fields are '@tensor' or '@fill', 'dtype', 'shape' and perhaps 'order', 'repeated' and 'rows'"
+        )
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         raise bad_request(f"the dtype {quoted(entry['dtype'])} is none of {', '.join(DTYPES)}")
     try:
         check_shape(entry["shape"])
     except BlobError as error:
         raise bad_request(str(error)) from error
-    shape, rows = tuple(entry["shape"]), entry.get("rows")
+    shape, rows = laid_out(entry), entry.get("rows")
+    if shape is None:
+        raise bad_request("an 'order' names each dimension of 'shape' once, and 'repeated' some of them")
     if fill and not _is_finite_number(entry["@fill"]):
         raise bad_request("a '@fill' is one finite number of at most 64 bits")
     if not fill and not is_blob_name(entry["@tensor"]):
         raise bad_request("a blob's name is 64 hexadecimal digits")
     if "rows" in entry and not (type(rows) is int and len(shape) == 3 and 0 <= rows <= shape[1]):
         raise bad_request("'rows' needs a shape of three dimensions and is at most its second")
-    return Tensor(None if fill else entry["@tensor"], DTYPES[entry["dtype"]], shape, rows)
+    blob = None if fill else entry["@tensor"]
+    return Tensor(blob, DTYPES[entry["dtype"]], tuple(entry["shape"]), tuple(shape), rows)
 
 
 def _is_finite_number(value: Any) -> bool:

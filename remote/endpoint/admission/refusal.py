@@ -21,17 +21,34 @@ STATUS = {
 }
 
 
+LONGEST, LONGEST_NAME, MOST_NAMES = 2000, 200, 20  # characters of a message and of a name in a list, names
+
+
 class Refusal(Exception):
     """A request or a job that is refused. `retry_after` are seconds, `details` more fields of the error object."""
 
-    def __init__(self, code: str, message: str, next: str, retry_after: int | None = None, **details: Any) -> None:
+    def __init__(
+        self, code: str, message: str, next: str, retry_after: int | None = None, **details: list[str]
+    ) -> None:
         super().__init__(message)
         self.code, self.message, self.next = code, message, next
         self.retry_after, self.details = retry_after, details
 
     def error(self) -> dict[str, Any]:
         """Return the error object, as events, jobs and answers carry it."""
-        return {"code": self.code, "message": self.message, "next": self.next, **self.details}
+        return error_of(self.code, self.message, self.next, **self.details)
+
+
+def error_of(code: str, message: str, next: str, **details: list[str]) -> dict[str, Any]:
+    """Return an error object; what a client or a worker said in it is cut to a length that may be kept and logged."""
+    names = {key: [shortened(name, LONGEST_NAME) for name in value[:MOST_NAMES]] for key, value in details.items()}
+    return {"code": code, "message": shortened(message), "next": shortened(next), **names}
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Return the text, without its middle if it is longer than that."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
 
 
 def quoted(value: object, length: int = 80) -> str:

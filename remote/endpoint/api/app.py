@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI
 
+from ..admission.shares import Shares
 from ..scheduling.intake import Intake
 from ..scheduling.scheduler import Scheduler
 from ..settings import Settings
@@ -35,8 +36,11 @@ def create_app(
 ) -> FastAPI:
     """Return the app. Its lifespan starts and stops the scheduler; `app.state.stop()` does the latter sooner,
     `app.state.expire()` clears old jobs away at once."""
-    intake = Intake(settings, journal, blobs, events, scheduler, metrics)
-    routes = Routes(Gate(keys, settings.limits.rate, settings.limits.burst), intake)
+    shares = Shares(settings.limits, len(keys.keys))
+    intake = Intake(settings, journal, blobs, events, scheduler, metrics, shares)
+    places = shares.of(settings.limits.connections)
+    gate = Gate(keys, settings.limits.rate, settings.limits.burst, places)
+    routes = Routes(gate, intake)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ from ..admission.refusal import bad_request, too_large
 SILENCE_SECONDS = 60.0  # between two pieces of a body
 SLOWEST = 5_000  # bytes per second that a body comes with, on average and after the first minute
 BODY_READ = "velocity.body_read"  # in an ASGI scope, set by `Traffic`
+AT_END = "velocity.at_end"  # likewise: a list of what is to be called once the answer is out or the client gone
 _GZIP = 31  # zlib's window bits for a gzip header
 
 
@@ -56,7 +57,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 class Traffic:
-    """ASGI middleware: counts the bytes of bodies, and notes in the scope whether the request's has been read."""
+    """ASGI middleware: counts the bytes of bodies, notes in the scope whether the request's has been read, and calls
+    what the scope says at the end."""
 
     def __init__(self, app: ASGIApp, count: Callable[[int, int], None]) -> None:
         self.app, self.count = app, count
@@ -80,4 +82,9 @@ class Traffic:
             self.count(0, len(message.get("body", b"")))
             await send(message)
 
-        await self.app(scope, counted_receive, counted_send)
+        scope[AT_END] = []
+        try:
+            await self.app(scope, counted_receive, counted_send)
+        finally:
+            for call in scope[AT_END]:
+                call()

@@ -1,19 +1,24 @@
-"""Who comes in, and how often."""
+"""Who comes in, how often, and how much at once."""
 
 import logging
 import time
+from collections import Counter
 
 from ..admission.refusal import Refusal
+from ..settings import Limits
 from .keys import Keys, is_expired
+from .wrong_keys import WrongKeys
 
 log = logging.getLogger("velocity")
 
 
 class Gate:
-    """Knows the keys and how many requests each has left."""
+    """Knows the keys, how many requests each has left, and how many of its `places` are taken."""
 
-    def __init__(self, keys: Keys, rate: float, burst: int) -> None:
-        self.keys, self.limit, self.wrong = keys, RateLimit(rate, burst), 0
+    def __init__(self, keys: Keys, rate: float, burst: int, places: int = Limits.connections) -> None:
+        self.keys, self.limit, self.wrong, self.wrong_keys = keys, RateLimit(rate, burst), 0, WrongKeys()
+        self.requests = Places(places, "requests")
+        self.streams = Places(max(1, places // 2), "event streams")
 
     def owner(self, authorization: str) -> str:
         """Return the name of the key in an `Authorization` header. Raises `Refusal`."""
@@ -37,6 +42,25 @@ class Gate:
         self.wrong += 1
         if str(self.wrong).strip("0") == "1":
             log.warning("%d request(s) came without a key that holds here", self.wrong)
+
+
+class Places:
+    """How many of something a key may have under way at once."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self.most, self.what = most, what
+        self.taken: Counter[str] = Counter()
+
+    def enter(self, name: str) -> None:
+        """Take a place. Raises `Refusal`."""
+        if self.taken[name] >= self.most:
+            message = f"{self.most} {self.what} of this key are under way, as many as it may have at once"
+            raise Refusal("rate_limited", message, "end some of them, or wait until they end", retry_after=1)
+        self.taken[name] += 1
+
+    def leave(self, name: str) -> None:
+        """Give a place back."""
+        self.taken[name] -= 1
 
 
 class RateLimit:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 from fastapi import Request
@@ -11,14 +12,14 @@ from starlette.types import Receive, Scope, Send
 from ...wire.blob import BlobError, is_blob_name
 from ..admission.manifest import PROTOCOL, parse_json
 from ..admission.refusal import Refusal, bad_request, quoted, too_large
-from ..scheduling.intake import Intake, result_path
+from ..scheduling.intake import Intake
 from ..store.arrival import BlobTooLargeError
 from ..store.blobs import DiskFullError
 from ..store.events import Event
 from ..store.job import CANCELLED, DONE, FAILED, RELEASED, Job
 from ..store.metrics import CONTENT_TYPE
-from .bodies import pieces, read_body
-from .gate import Gate
+from .bodies import AT_END, pieces, read_body
+from .gate import Gate, Places
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -28,17 +29,26 @@ class Routes:
 
     def __init__(self, gate: Gate, intake: Intake) -> None:
         self.gate, self.intake = gate, intake
-        self.settings, self.journal, self.blobs, self.events = (
-            intake.settings,
-            intake.journal,
-            intake.blobs,
-            intake.events,
-        )
+        self.settings, self.journal, self.events = intake.settings, intake.journal, intake.events
         self.scheduler, self.metrics = intake.scheduler, intake.metrics
 
     async def authorize(self, request: Request) -> None:
-        """Set `request.state.owner`. Raises `Refusal`."""
-        request.state.owner = self.gate.owner(request.headers.get("authorization", ""))
+        """Set `request.state.owner`, and count the request as one under way. Raises `Refusal`, late for an address
+        that tries many keys."""
+        address = request.client.host if request.client else ""
+        try:
+            owner = self.gate.owner(request.headers.get("authorization", ""))
+        except Refusal as refusal:
+            if refusal.code == "unauthorized":
+                await self.gate.wrong_keys.pause(address)
+            raise
+        self._enter(request, self.gate.requests, owner)
+        request.state.owner = owner
+
+    def _enter(self, request: Request, places: Places, owner: str) -> None:
+        """Count the request until it has ended. Raises `Refusal` where the key has too many."""
+        places.enter(owner)
+        request.scope[AT_END].append(partial(places.leave, owner))
 
     async def health(self) -> Response:
         """GET /v1/health."""
@@ -80,7 +90,7 @@ class Routes:
         if not announced.isdecimal() or int(announced) > limit:
             raise too_large(f"the blob is announced with {announced[:20]} bytes, and {limit} are allowed", "blob_bytes")
         try:
-            await self.blobs.receive(name, pieces(request), limit)
+            await self.intake.uploads.receive(request.state.owner, name, pieces(request), limit)
         except BlobTooLargeError as error:
             raise too_large(str(error), "blob_bytes") from error
         except BlobError as error:
@@ -88,18 +98,20 @@ class Routes:
         except DiskFullError as error:
             message = f"the endpoint cannot keep the blob: {error.strerror}"
             raise Refusal("disk_full", message, "free disk space there, or raise --blob-gigabytes") from error
-        self.intake.blob_arrived(name)
+        self.intake.blob_arrived(request.state.owner, name)
         return Response(status_code=204)
 
-    async def head_blob(self, name: str) -> Response:
+    async def head_blob(self, request: Request, name: str) -> Response:
         """HEAD /v1/blobs/{name}."""
-        return Response(status_code=200 if is_blob_name(name) and self.blobs.has(name) else 404)
+        found = is_blob_name(name) and self.intake.uploads.has(request.state.owner, name)
+        return Response(status_code=200 if found else 404)
 
     async def events_of(self, request: Request, job_id: str) -> Response:
         """GET /v1/jobs/{id}/events."""
         job = self._job(request, job_id)
         if job.state == RELEASED:
             raise _gone()
+        self._enter(request, self.gate.streams, job.owner)
         if not self.events.has(job.id):
             self._restore(job)
         last = request.headers.get("last-event-id", "0")
@@ -120,13 +132,12 @@ class Routes:
     async def result(self, request: Request, job_id: str) -> Response:
         """GET /v1/jobs/{id}/result."""
         job = self._job(request, job_id)
-        path = result_path(self.settings, job.id)
-        if job.state == RELEASED or (job.state == DONE and not path.is_file()):
+        if job.state == RELEASED or (job.state == DONE and not self.intake.results.is_there(job.id)):
             raise _gone()
         if job.state != DONE:
             raise Refusal("not_found", f"the job is {job.state} and has no result", "follow its events until `done`")
         headers = {"ETag": f'"{job.result["sha256"]}"', "Cache-Control": "no-store"}
-        return ResultFile(path, headers=headers, media_type="application/octet-stream")
+        return ResultFile(self.intake.results.path(job.id), headers=headers, media_type="application/octet-stream")
 
     async def metrics_text(self) -> Response:
         """GET /metrics."""
@@ -157,10 +168,10 @@ def _gone() -> Refusal:
     return Refusal("gone", "the job's result was released or has expired", "submit the job again")
 
 
-async def _server_sent(stream: AsyncIterator[Event | None]) -> AsyncIterator[str]:
-    yield ": here\n\n"
-    async for event in stream:
-        if event is None:
-            yield ": still here\n\n"
-        else:
-            yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n"
+async def _server_sent(stream: AsyncIterator[list[Event]]) -> AsyncIterator[str]:
+    """What there is together is one piece: each goes out on its own, and costs much more than its bytes."""
+    comment = ": here\n\n"
+    async for news in stream:
+        lines = (f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n" for event in news)
+        yield comment + "".join(lines) or ": still here\n\n"
+        comment = ""

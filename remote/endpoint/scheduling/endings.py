@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...wire.model_names import model_names
+from ..admission.refusal import error_of
 from ..settings import Settings
 from ..store.estimates import Estimates
 from ..store.events import EventLog
@@ -26,7 +27,8 @@ _KINDS = {DONE: "done", FAILED: "failed", CANCELLED: "cancelled"}
 
 
 class Endings:
-    """Writes the end of a job into the journal and tells its followers; `on_end` is called before."""
+    """Writes the end of a job into the journal and tells its followers; `on_end` is called before, and `on_done`
+    after that of a job with a result."""
 
     def __init__(
         self,
@@ -36,8 +38,9 @@ class Endings:
         metrics: Metrics,
         estimates: Estimates,
         on_end: Callable[[Job], None],
+        on_done: Callable[[Job], None],
     ) -> None:
-        self.on_end = on_end
+        self.on_end, self.on_done = on_end, on_done
         self.settings, self.journal, self.events, self.metrics = settings, journal, events, metrics
         self.estimates, self.hashes = estimates, ModelHashes(journal)
 
@@ -47,11 +50,14 @@ class Endings:
         self.journal.update(job.id, state=state, **{DONE: {"result": data}, FAILED: {"error": data}}.get(state, {}))
         self.metrics.finished.labels(state).inc()
         self.events.emit(job.id, _KINDS[state], data)
+        if state == DONE:
+            self.on_done(job)
 
     def fail(self, job: Job, code: str, message: str, next_step: str) -> None:
         """End a job with an error of docs/protocol.md."""
-        log.warning("job %s failed: %s", job.id, message)
-        self.end(job, FAILED, {"code": code, "message": message, "next": next_step})
+        error = error_of(code, message, next_step)
+        log.warning("job %s failed: %s", job.id, error["message"])
+        self.end(job, FAILED, error)
 
     async def finish(self, run: Run, about: dict[str, Any]) -> None:
         """End the jobs of a run that succeeded; `about` is what its worker said of itself."""

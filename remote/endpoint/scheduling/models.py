@@ -11,6 +11,7 @@ from ..admission.capabilities import find_model
 from ..store.journal import Journal
 
 log = logging.getLogger("velocity")
+MAX_NOTES = 10_000
 
 
 class ModelHashes:
@@ -48,7 +49,8 @@ class ModelHashes:
             while True:
                 note, path = await self._wanted.get()
                 try:
-                    self.journal.set_note("sha256", note, await asyncio.to_thread(_sha256, path, self._stop))
+                    digest = await asyncio.to_thread(_sha256, path, self._stop)
+                    self.journal.set_note("sha256", note, digest, MAX_NOTES)
                 except OSError as error:
                     log.warning("could not hash %s: %s", path, error)
         finally:

@@ -1,4 +1,4 @@
-"""What takes too long: jobs past their deadline are failed, workers that do nothing any more are killed."""
+"""What takes too long or grows too large: late jobs are failed, hung workers killed, their logs begun anew."""
 
 import asyncio
 import time
@@ -22,6 +22,7 @@ async def watch(settings: Settings, slots: Sequence[WorkerSlot], on_overdue: OnO
         await asyncio.sleep(min(1.0, settings.stall_seconds / 4))
         now = time.monotonic()
         for slot in slots:
+            slot.worker.bound_log()
             for run in slot.runs[1:]:
                 run.progressed = now  # it waits behind the first
             for run in slot.runs[:1]:

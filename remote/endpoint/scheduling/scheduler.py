@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ...wire.model_names import model_names
@@ -47,7 +48,10 @@ class Scheduler:
     ) -> None:
         self.settings, self.journal, self.events, self.metrics = settings, journal, events, metrics
         self.estimates = Estimates(journal)
-        self.endings = Endings(settings, journal, events, metrics, self.estimates, self._forget)
+        self.on_done: Callable[[Job], None] = lambda job: None  # a job has a result now
+        self.endings = Endings(
+            settings, journal, events, metrics, self.estimates, self._forget, lambda job: self.on_done(job)
+        )
         self.slots: list[WorkerSlot] = []
         self._queue = JobQueue(events, self.estimates)
         self._runs: dict[str, tuple[WorkerSlot, Run]] = {}  # by job, until it ends
@@ -86,7 +90,7 @@ class Scheduler:
             self.endings.fail(job, "worker_failed", f"it was begun {job.attempts} times and never ended", AGAIN)
         elif job.id not in self._runs and job.id not in self._queue:
             self.journal.update(job.id, state=QUEUED)
-            self._queue.jobs.append(job)
+            self._queue.add(job)
             self._pump()
 
     async def cancel(self, job_id: str) -> None:
@@ -106,6 +110,11 @@ class Scheduler:
             return None
         warm = sorted({name for slot in self.slots for name in slot.warm})
         return {**self._capabilities, "warm": warm, "seconds_per_job": self.estimates.any_job()}
+
+    def seconds_to_next_end(self) -> float | None:
+        """Return about how long it takes until a job ends, None if no job has run yet."""
+        per_job = self.estimates.any_job()
+        return None if per_job is None else per_job / max(1, self._serving())
 
     def health(self) -> dict[str, Any]:
         """Return how many jobs wait and run, the states of the workers, and how long it takes until one can run

@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Container, Iterable
 from pathlib import Path
 
 from ...wire.blob import MAX_HEADER, BlobHeader, is_blob_name, read_header
 from .arrival import Arrival
 
+MAX_BLOBS = 100_000  # files; the smallest blob has some hundred bytes
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -59,11 +60,26 @@ class BlobStore:
         with self.path(name).open("rb") as file:
             return read_header(file.read(8 + MAX_HEADER))
 
-    async def receive(self, name: str, stream: AsyncIterable[bytes], max_bytes: int) -> BlobHeader:
+    def __contains__(self, name: str) -> bool:
+        return name in self._sizes
+
+    def size_of(self, names: Iterable[str]) -> int:
+        """Return the bytes of those of the blobs that are here."""
+        return sum(self._sizes.get(name, 0) for name in names)
+
+    async def receive(
+        self,
+        name: str,
+        stream: AsyncIterable[bytes],
+        max_bytes: int,
+        reserve: Callable[[int], None] = lambda size: None,
+        leave_first: Callable[[int], Container[str]] = lambda size: (),
+    ) -> BlobHeader:
         """Write the blob that `stream` brings and return its header; on any error nothing of it is left.
 
-        Stops reading at the first byte that is wrong. Raises `BlobError`, `BlobTooLargeError`, `DiskFullError`, and
-        whatever the stream raises.
+        Both functions get its size: `reserve` once that is known, `leave_first` where room has to be made, and returns
+        the names of blobs that leave before others. Stops reading at the first byte that is wrong. Raises `BlobError`,
+        `BlobTooLargeError`, `DiskFullError`, and whatever `reserve` and the stream raise.
         """
         place = self.path(name)
         arrival = Arrival(max_bytes)
@@ -73,7 +89,8 @@ class BlobStore:
         try:
             async for piece in arrival.pieces(stream):
                 if not reserved:
-                    self._make_room(arrival.size)
+                    reserve(arrival.size)
+                    self._make_room(arrival.size, leave_first)
                     reserved = arrival.size
                     self._total += reserved
                 await asyncio.to_thread(arrival.write, temporary, piece)
@@ -92,17 +109,17 @@ class BlobStore:
             self._total -= reserved
             Path(temporary).unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
-        """Evict until `size` more bytes fit into the store and on the disk."""
+    def _make_room(self, size: int, leave_first: Callable[[int], Container[str]]) -> None:
+        """Evict until one blob of `size` more bytes fits into the store and on the disk."""
         excess = max(self._total + size - self.max_bytes, size - shutil.disk_usage(self.folder).free)
-        if excess <= 0:
+        if excess <= 0 and len(self._sizes) < MAX_BLOBS:
             return
-        spared = self._spared()
-        for name in [name for name in self._sizes if name not in spared]:
+        spared, first = self._spared(), leave_first(size)
+        for name in sorted((name for name in self._sizes if name not in spared), key=lambda name: name not in first):
             self.path(name).unlink(missing_ok=True)
             gone = self._sizes.pop(name)
             self._total -= gone
             excess -= gone
-            if excess <= 0:
+            if excess <= 0 and len(self._sizes) < MAX_BLOBS:
                 return
         raise DiskFullError(errno.ENOSPC, "the blobs of unfinished jobs fill the store or the disk")

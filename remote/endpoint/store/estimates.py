@@ -8,6 +8,8 @@ from .journal import Journal
 
 WEIGHT = 0.3  # of the newest measurement
 FIRST_START_SECONDS = 60.0  # before one was measured
+FURTHEST = 4.0  # times as long, or as short, as what is known: more than that of one measurement is not believed
+MAX_NOTES = 1000  # of one kind
 
 
 class Estimates:
@@ -48,7 +50,10 @@ class Estimates:
 
     def _note(self, kind: str, name: str, value: float) -> None:
         before = self.journal.note(kind, name)
-        self.journal.set_note(kind, name, value if before is None else before + WEIGHT * (value - before))
+        if before is not None:
+            value = min(max(value, before / FURTHEST), before * FURTHEST)
+            value = before + WEIGHT * (value - before)
+        self.journal.set_note(kind, name, value, MAX_NOTES)
 
 
 def steps(manifest: dict[str, Any]) -> int:

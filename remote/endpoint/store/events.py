@@ -1,7 +1,8 @@
 """What happens to each job, for any number of followers, resumable behind any event.
 
 A follower has a position, not a queue, so a slow one costs no memory: it finds the events it has not seen in the job's
-log, and of previews only the newest. Called from the event loop only.
+log, and of previews only the newest. Steps and previews may come by the hundred a second, and to wake a follower costs
+more than to write it a line: so they wait a moment for each other, and leave together. Called from the event loop only.
 """
 
 import asyncio
@@ -12,8 +13,12 @@ from typing import Any, NamedTuple
 
 FINAL = ("done", "failed", "cancelled")
 PREVIEW = "preview"
+PATIENT = ("step", PREVIEW)  # wait for others, for as many seconds:
+TOGETHER_SECONDS = 0.005  # a step, for its preview
+PAUSE_SECONDS = 0.05  # since the followers were woken last
 MAX_KEPT = 4096  # events of one job; the older half is forgotten beyond
 KEPT_AT_END = 256  # of a finished job
+MAX_ENDED = 256  # finished jobs; of others, the journal has the last event
 
 
 class Event(NamedTuple):
@@ -30,11 +35,43 @@ class _Log:
     preview: Event | None = None
     last: int = 0
     closed: bool = False
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: set[asyncio.Future[bool]] = field(default_factory=set)  # one of each follower that has seen everything
+    woken: float = 0.0  # when they were last, by the loop's clock
+    timer: asyncio.TimerHandle | None = None  # wakes them soon
 
     def wake(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.waiting:
+            self.woken = asyncio.get_running_loop().time()
+        for future in self.waiting:
+            _resolve(future, True)
+
+    def wake_soon(self) -> None:
+        if self.waiting and self.timer is None:
+            loop = asyncio.get_running_loop()
+            self.timer = loop.call_at(max(loop.time() + TOGETHER_SECONDS, self.woken + PAUSE_SECONDS), self.wake)
+
+    async def wait(self, seconds: float | None) -> bool:
+        """Wait to be woken; return False if `seconds` pass before."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        timer = None if seconds is None else loop.call_later(seconds, _resolve, future, False)
+        self.waiting.add(future)
+        try:
+            return await future
+        finally:
+            self.waiting.discard(future)
+            if timer is not None:
+                timer.cancel()
+
+    def behind(self, seen: int, seen_preview: int) -> list[Event]:
+        """Return the events behind these numbers, and of previews at most one."""
+        news = self.kept[bisect_right(self.kept, seen, key=lambda event: event.id) :]
+        if self.preview is not None and self.preview.id > seen_preview and not self.ended:
+            news = sorted([*news, self.preview])
+        return news
 
     @property
     def ended(self) -> bool:
@@ -46,6 +83,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self._logs: dict[str, _Log] = {}
+        self._ended: dict[str, None] = {}  # ids, oldest first
 
     def emit(self, job_id: str, kind: str, data: dict[str, Any]) -> None:
         """Append an event and wake the followers. What comes behind a final event is ignored."""
@@ -60,9 +98,15 @@ class EventLog:
             log.kept.append(event)
             if kind in FINAL:
                 del log.kept[:-KEPT_AT_END]
+                self._ended[job_id] = None
             elif len(log.kept) > MAX_KEPT:
                 del log.kept[: MAX_KEPT // 2]
-        log.wake()
+        if kind in PATIENT:
+            log.wake_soon()
+        else:
+            log.wake()
+        if len(self._ended) > MAX_ENDED:
+            self.drop(next(iter(self._ended)))
 
     def has(self, job_id: str) -> bool:
         """Whether the job has had an event since the endpoint started."""
@@ -71,6 +115,7 @@ class EventLog:
     def drop(self, job_id: str) -> None:
         """Forget a job's log; its followers' streams end."""
         log = self._logs.pop(job_id, None)
+        self._ended.pop(job_id, None)
         if log is not None:
             log.closed = True
             log.wake()
@@ -82,11 +127,13 @@ class EventLog:
 
     async def follow(
         self, job_id: str, after: int = 0, idle_seconds: float | None = None
-    ) -> AsyncIterator[Event | None]:
-        """Yield the events behind number `after`, until a final one has been yielded or the log is dropped.
+    ) -> AsyncIterator[list[Event]]:
+        """Yield the events behind number `after`, those that are there together, until a final one has been yielded or
+        the log is dropped.
 
-        Yields None whenever `idle_seconds` pass without an event. An `after` that the log does not reach comes from
-        before a restart of the endpoint: such a follower gets the latest event at once.
+        Yields at once what there is, if nothing an empty list, and another one whenever `idle_seconds` pass without an
+        event. An `after` that the log does not reach comes from before a restart of the endpoint: such a follower gets
+        the latest event at once.
         """
         log = self._logs.setdefault(job_id, _Log())
         seen, seen_preview = after, log.last
@@ -94,19 +141,22 @@ class EventLog:
             seen = log.kept[-1].id - 1
         elif after > log.last:
             seen = 0
+        idle = True
         while not log.closed:
-            changed = log.changed
-            news = log.kept[bisect_right(log.kept, seen, key=lambda event: event.id) :]
-            if log.preview is not None and log.preview.id > seen_preview and not log.ended:
-                seen_preview = log.preview.id
-                news = sorted([*news, log.preview])
+            news = log.behind(seen, seen_preview)
+            if not news and not idle:
+                idle = not await log.wait(idle_seconds)
+                continue
+            yield news
+            idle = False
             for event in news:
-                yield event
                 if event.kind in FINAL:
                     return
+                if event.kind == PREVIEW:
+                    seen_preview = event.id
                 seen = max(seen, event.id)
-            if changed is log.changed and not log.closed:
-                try:
-                    await asyncio.wait_for(changed.wait(), idle_seconds)
-                except asyncio.TimeoutError:
-                    yield None
+
+
+def _resolve(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -22,7 +22,7 @@ class Job:
     id: str
     owner: str
     key: str
-    manifest: dict[str, Any]
+    manifest: dict[str, Any]  # of a finished job only its "sha256"
     state: str = UPLOADING
     attempts: int = 0
     created: float = 0.0  # seconds since the epoch

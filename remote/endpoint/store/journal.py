@@ -3,18 +3,23 @@
 Every call is one short transaction: what returned is on disk even if the process is killed right after.
 """
 
+import hashlib
 import json
 import logging
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .job import CANCELLED, DONE, FINISHED, QUEUED, RELEASED, RUNNING, STATES, UPLOADING, Job
+from .job import DONE, FINISHED, QUEUED, RELEASED, RUNNING, STATES, UPLOADING, Job
 
 log = logging.getLogger("velocity")
 
+MAX_FINISHED = 1000  # jobs of one key that are remembered after their end
+SHRUNK_AT_ONCE = 10_000  # pages of 4 KiB
+_INCREMENTAL = 2
 _JSON_FIELDS = ("manifest", "error", "result", "blobs")
 _FIELDS = ("id", "owner", "key", "manifest", "state", "attempts", "created", "finished", "error", "result", "blobs")
 _TABLES = """
@@ -61,7 +66,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.row_factory = sqlite3.Row
+        if self._database.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+            self._database.execute(f"PRAGMA auto_vacuum={_INCREMENTAL}")
+            try:
+                self._database.execute("VACUUM")  # without which it stays as it was
+            except sqlite3.OperationalError as error:
+                log.warning("the journal will not become smaller again (%s): is the disk full?", error)
         self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute(f"PRAGMA journal_size_limit={4 << 20}")
         self._database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut may
         self._database.executescript(_TABLES)
         self._late: dict[str, dict[str, Any]] = {}  # job id -> fields that could not be written yet
@@ -92,7 +104,10 @@ class Journal:
         return next(iter(self._select("owner = ? AND key = ?", owner, key)), None)
 
     def update(self, job_id: str, **fields: Any) -> None:
-        """Set fields of a job; a finished state sets `finished` to now unless it is given."""
+        """Set fields of a job; a finished state sets `finished` to now unless it is given.
+
+        Of a finished job's manifest only the hash is kept, and none of its blobs' names.
+        """
         if fields.get("state") in FINISHED:
             fields.setdefault("finished", time.time())
         unknown = set(fields) - set(_FIELDS)
@@ -119,12 +134,22 @@ class Journal:
         found = dict(map(tuple, self._database.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state")))
         return {state: found.get(state, 0) for state in STATES}
 
-    def blobs_in_use(self) -> set[str]:
-        """Return the names of all blobs that unfinished jobs mention."""
-        rows = self._database.execute(
-            "SELECT blobs FROM jobs WHERE state IN (?, ?, ?)", (UPLOADING, QUEUED, RUNNING)
-        ).fetchall()
+    def count_of(self, owner: str) -> tuple[int, int]:
+        """Return how many unfinished jobs an owner has, and how many of these miss blobs."""
+        query = "SELECT COUNT(*), TOTAL(state = ?) FROM jobs WHERE owner = ? AND state IN (?, ?, ?)"
+        row = self._database.execute(query, (UPLOADING, owner, UPLOADING, QUEUED, RUNNING)).fetchone()
+        return row[0], int(row[1])
+
+    def blobs_in_use(self, owner: str | None = None) -> set[str]:
+        """Return the names of all blobs that unfinished jobs mention, those of one owner or of all."""
+        query = "SELECT blobs FROM jobs WHERE state IN (?, ?, ?) AND ? IN (owner, '')"
+        rows = self._database.execute(query, (UPLOADING, QUEUED, RUNNING, owner or "")).fetchall()
         return {name for row in rows for name in json.loads(row["blobs"])}
+
+    def done(self) -> list[tuple[str, str]]:
+        """Return id and owner of the jobs whose results wait, those first that ended first."""
+        rows = self._database.execute("SELECT id, owner FROM jobs WHERE state = ? ORDER BY finished, number", (DONE,))
+        return [tuple(row) for row in rows]
 
     def expire(self, before: float) -> list[str]:
         """Release the jobs that finished before then (seconds since the epoch); return the ids of the done ones."""
@@ -132,33 +157,50 @@ class Journal:
         self._database.execute("UPDATE jobs SET state = ? WHERE state = ? AND finished < ?", (RELEASED, DONE, before))
         return [row["id"] for row in done]
 
-    def give_up_uploads(self, before: float) -> list[str]:
-        """Cancel the jobs from before then that still miss blobs, and return their ids."""
-        rows = self._database.execute("SELECT id FROM jobs WHERE state = ? AND created < ?", (UPLOADING, before))
-        ids = [row["id"] for row in rows.fetchall()]
-        for job_id in ids:
-            self.update(job_id, state=CANCELLED)
+    def forget(self, before: float, most: int = MAX_FINISHED) -> list[str]:
+        """Delete every trace of the jobs that finished before then, and of what an owner has beyond `most` finished
+        jobs, the oldest first and results that wait last; return their ids."""
+        rank = "ROW_NUMBER() OVER (PARTITION BY owner ORDER BY state = ? DESC, finished DESC)"
+        ranked = f"SELECT id, finished, {rank} AS rank FROM jobs WHERE finished IS NOT NULL"
+        query = f"SELECT id FROM ({ranked}) WHERE finished < ? OR rank > ?"
+        ids = [row["id"] for row in self._database.execute(query, (DONE, before, most))]
+        self._database.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in ids])
         return ids
 
-    def forget(self, before: float) -> list[str]:
-        """Delete every trace of the jobs that finished before then, and return their ids."""
-        rows = self._database.execute("SELECT id FROM jobs WHERE finished < ?", (before,)).fetchall()
-        self._database.execute("DELETE FROM jobs WHERE finished < ?", (before,))
-        return [row["id"] for row in rows]
+    def shrink(self) -> None:
+        """Give disk space back that nothing needs any more, some at a time."""
+        self._database.executescript(f"PRAGMA incremental_vacuum({SHRUNK_AT_ONCE})")  # `execute` does one page
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def note(self, kind: str, name: str) -> Any:
         """Return the value noted under this name, or None."""
         row = self._database.execute("SELECT value FROM notes WHERE kind = ? AND name = ?", (kind, name)).fetchone()
         return json.loads(row["value"]) if row else None
 
-    def set_note(self, kind: str, name: str, value: Any) -> None:
-        """Note a JSON value under this name, in place of an older one."""
+    def notes(self, kind: str) -> dict[str, Any]:
+        """Return all values of this kind by name."""
+        rows = self._database.execute("SELECT name, value FROM notes WHERE kind = ?", (kind,))
+        return {row["name"]: json.loads(row["value"]) for row in rows}
+
+    def set_note(self, kind: str, name: str, value: Any, most: int | None = None) -> None:
+        """Note a JSON value under this name, in place of an older one; of this kind, keep the `most` newest."""
+        old = "SELECT rowid FROM notes WHERE kind = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?"
         try:
             self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (kind, name, json.dumps(value)))
+            if most is not None:
+                self._database.execute(f"DELETE FROM notes WHERE rowid IN ({old})", (kind, most))
         except sqlite3.OperationalError as error:
             log.warning("a note could not be written into the journal: %s", error)
 
+    def drop_notes(self, kind: str, names: Iterable[str]) -> None:
+        """Delete the values under these names."""
+        self._database.executemany("DELETE FROM notes WHERE kind = ? AND name = ?", [(kind, name) for name in names])
+
     def _write(self, job_id: str, fields: dict[str, Any]) -> None:
+        if fields.get("state") in FINISHED:
+            row = self._database.execute("SELECT manifest FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            short = {"sha256": manifest_hash(json.loads(row["manifest"]))} if row else {}
+            fields = {**fields, "manifest": short, "blobs": []}
         places = ", ".join(f"{name} = ?" for name in fields)
         values = [_store(name, value) for name, value in fields.items()]
         self._database.execute(f"UPDATE jobs SET {places} WHERE id = ?", [*values, job_id])
@@ -167,6 +209,13 @@ class Journal:
         query = f"SELECT {', '.join(_FIELDS)} FROM jobs WHERE {condition} ORDER BY created, number"
         jobs = [_load(row) for row in self._database.execute(query, values).fetchall()]
         return [replace(job, **self._late.get(job.id, {})) for job in jobs]
+
+
+def manifest_hash(manifest: dict[str, Any]) -> str:
+    """Return what tells a manifest from all others; it may be one of which no more than this is left."""
+    if set(manifest) == {"sha256"}:
+        return manifest["sha256"]
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _store(name: str, value: Any) -> Any:

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import secrets
+import shutil
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from .worker_command import worker_command, worker_environment
 
 START_SECONDS = 300.0
 TAIL_LINES = 15
+MAX_LOG = 16 << 20  # bytes; there may be twice as many
 
 
 class WorkerError(RuntimeError):
@@ -37,7 +40,7 @@ class Worker:
 
     @property
     def log_path(self) -> Path:
-        """What the process printed; of the one before, it is `<number>.old.log`."""
+        """What the process printed; what it or the one before printed earlier is in `<number>.old.log`."""
         return self.settings.data / "workers" / f"{self.number}.log"
 
     async def start(self) -> dict[str, Any]:
@@ -47,7 +50,7 @@ class Worker:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists():
             os.replace(self.log_path, self.log_path.with_suffix(".old.log"))
-        with self.log_path.open("wb") as log:
+        with self.log_path.open("ab") as log:  # not "wb": it is emptied while the process has it open
             self.process = await asyncio.create_subprocess_exec(
                 *worker_command(self.settings, port, self.gpu),
                 cwd=self.settings.comfyui,
@@ -66,6 +69,14 @@ class Worker:
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
+
+    def bound_log(self) -> None:
+        """Begin the log anew when it is long. Not on Windows, where a process does not append to a file it is given."""
+        if os.name != "posix" or not self.log_path.is_file() or self.log_path.stat().st_size <= MAX_LOG:
+            return
+        with suppress(OSError):  # a full disk: then without the former part
+            shutil.copyfile(self.log_path, self.log_path.with_suffix(".old.log"))
+        os.truncate(self.log_path, 0)
 
     def tail(self) -> str:
         """Return the last lines that the process printed."""

@@ -65,6 +65,7 @@ def worker_environment(settings: Settings, gpu: str | None) -> dict[str, str]:
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     environment["VELOCITY_WORKER_FOLDER"] = str(settings.data.resolve())
+    environment["VELOCITY_WORKER_RESULT_BYTES"] = str(settings.limits.result_bytes)
     return environment
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import aiohttp
 
+from ..admission.refusal import shortened
+
 # Binary messages of ComfyUI's websocket begin with their kind.
 PREVIEW, PREVIEW_WITH_METADATA = 1, 4
 REQUEST_SECONDS = 60.0  # a worker that loads a model may take its time
@@ -38,14 +40,20 @@ class WorkerLink:
         if self.session is not None:
             await self.session.close()
 
-    async def post(self, prompt_id: str, prompt: dict[str, Any], preview: bool) -> None:
-        """Queue a prompt at the worker. Raises `RefusedError`, `aiohttp.ClientError` and `asyncio.TimeoutError`."""
+    async def post(self, prompt_id: str, prompt: dict[str, Any], preview: bool) -> int:
+        """Queue a prompt at the worker and return its bytes.
+
+        Raises `RefusedError`, `aiohttp.ClientError` and `asyncio.TimeoutError`.
+        """
         body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": self.client_id}
         if not preview:
             body["extra_data"] = {"preview_method": "none"}
-        async with self.session.post(f"{self.url}/prompt", json=body) as answer:
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        async with self.session.post(f"{self.url}/prompt", data=data, headers=headers) as answer:
             if answer.status != 200:
-                raise RefusedError(_refusal(await answer.text()))
+                raise RefusedError(shortened(_refusal(await answer.text())))
+        return len(data)
 
     async def cancel(self, prompt_id: str) -> str:
         """Return `queued` if the prompt was waiting and is gone now, `running` if it is interrupted, or ``."""
@@ -54,6 +62,10 @@ class WorkerLink:
     async def free(self) -> None:
         """Have the worker unload its models and forget its cache."""
         await self._post("/free", {"unload_models": True, "free_memory": True})
+
+    async def forget(self, prompt_ids: list[str]) -> None:
+        """Have the worker's ComfyUI remove prompts that have ended from its history."""
+        await self._post("/history", {"delete": prompt_ids})
 
     async def about(self) -> dict[str, Any]:
         """Return fingerprint, models and node classes, as `Worker.start` does."""
@@ -108,4 +120,4 @@ def _refusal(text: str) -> str:
             lines += [f"{problem.get('class_type')}: {text}" for text in found]
         return "; ".join(lines)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return text[:500]
+        return text

@@ -23,6 +23,7 @@ SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, er
 CANCEL_AGAIN_SECONDS = 0.25
 EXIT_SECONDS = 1.0
 MAX_WARM = 8
+MAX_HISTORY = 1 << 20  # bytes of ended prompts that the worker still knows, for whoever looks for a fault
 
 
 class Owner(Protocol):
@@ -58,6 +59,7 @@ class WorkerSlot:
         self._state = STARTING
         self._end_reason: asyncio.Future[str] | None = None
         self._posting = asyncio.Lock()
+        self._history: dict[str, int] = {}  # prompts at the worker, ended or not -> bytes; oldest first
         self._tasks: set[asyncio.Task] = set()
 
     @property
@@ -92,7 +94,7 @@ class WorkerSlot:
                     failures = min(failures + 1, MAX_FAILED_STARTS - 1 if _passes(error) else MAX_FAILED_STARTS)
                     self.reason = str(error)
                     log.warning("worker %d: %s", self.worker.number, error)
-                await self._lose()
+                await self._lose(served=not failures)
                 if failures:
                     await asyncio.sleep(BACKOFF_SECONDS * 2**failures)
             self._state = FAILED
@@ -159,14 +161,14 @@ class WorkerSlot:
         self.kill(f"the worker ended with code {code}" if code is not None else "the worker closed its connection")
         self.reason = self._end_reason.result()
 
-    async def _lose(self) -> None:
-        self._state, self.warm = STARTING, []
+    async def _lose(self, served: bool) -> None:
+        self._state, self.warm, self._history = STARTING, [], {}
         await self._disconnect()
         await self.worker.kill()
         runs, self.runs = self.runs, []
         for run in runs:
             run.end()
-        if runs:
+        if runs or served:  # what never served has been logged already
             self.owner.on_lost(self, runs, self.reason)
 
     async def _disconnect(self) -> None:
@@ -180,7 +182,7 @@ class WorkerSlot:
             if run.cancelled is not None:
                 return self._remove(run, "interrupted", {})
             try:
-                await self.link.post(run.id, prompt, preview)
+                self._history[run.id] = await self.link.post(run.id, prompt, preview)
             except RefusedError as error:
                 self._remove(run, "refused", str(error))
 
@@ -208,7 +210,23 @@ class WorkerSlot:
         if kind in ("success", "error", "interrupted"):
             self._remove(run, kind, data)
         else:
+            if kind == "start":
+                self._forget_old()
             self.owner.on_event(self, run, kind, data)
+
+    def _forget_old(self) -> None:
+        """Bound what ComfyUI keeps of prompts; a prompt that begins shows that the ended ones are in its history."""
+        waiting = {run.id for run in self.runs}
+        ended = [prompt_id for prompt_id in self._history if prompt_id not in waiting]
+        excess = sum(self._history[prompt_id] for prompt_id in ended) - MAX_HISTORY
+        old = []
+        for prompt_id in ended:
+            if excess <= 0:
+                break
+            excess -= self._history.pop(prompt_id)
+            old.append(prompt_id)
+        if old:
+            self._start(self.link.forget(old))
 
     def _remove(self, run: Run, kind: str, data: Any) -> None:
         self.runs.remove(run)

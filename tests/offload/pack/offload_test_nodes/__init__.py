@@ -1,7 +1,9 @@
 """Nodes that only the client of the offload tests has: lists, objects in conditioning, nodes that expand to others."""
 
 import logging
+import zlib
 
+import torch
 from comfy_api.latest import ComfyExtension, io
 
 CATEGORY = "tests"
@@ -63,6 +65,23 @@ class OffloadTestTiny(io.ComfyNode):
                 for tokens, options in conditioning
             ]
         )
+
+
+class OffloadTestText(io.ComfyNode):
+    """Makes conditioning of any width, for models whose text encoders are large."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's schema."""
+        inputs, outputs = [io.String.Input("text"), io.Int.Input("width", max=1 << 16)], [io.Conditioning.Output()]
+        return io.Schema(node_id="OffloadTestText", category=CATEGORY, inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, text: str, width: int) -> io.NodeOutput:
+        """Return eight tokens of numbers that depend on the text."""
+        draw = torch.Generator().manual_seed(zlib.crc32(text.encode()))
+        tokens, pooled = torch.randn(1, 8, width, generator=draw), torch.randn(1, 64, generator=draw)
+        return io.NodeOutput([[tokens, {"pooled_output": pooled}]])
 
 
 class OffloadTestLive(io.ComfyNode):
@@ -155,6 +174,7 @@ class OffloadTestExtension(ComfyExtension):
             OffloadTestSeeds,
             OffloadTestPass,
             OffloadTestTiny,
+            OffloadTestText,
             OffloadTestLive,
             OffloadTestSampler,
             OffloadTestNested,
