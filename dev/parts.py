@@ -58,7 +58,7 @@ TESTS = (
         ),
     ),
     Part(REFERENCE, ("unit", "offload", "numerics/test_compile.py")),
-    Part(REFERENCE, ("endpoint", "wire", "remote")),
+    Part(REFERENCE, ("endpoint", "wire", "remote", "cloud")),
     Part(REFERENCE, ("browser", "benchmarks")),
     Part(REFERENCE, ("faults", "soak")),
     Part(REFERENCE, ("host", "contract")),
