@@ -110,6 +110,7 @@ class Done(Answer):
     sha256: Sha256
     seconds: Seconds
     load_seconds: Seconds | None = None
+    batched: Count | None = None
     fingerprint: dict[Name, JsonValue] | None = None
     models: dict[Name, Name | None] | None = None
 
