@@ -20,11 +20,13 @@ AT_LEAST_SECONDS, TIMES_ANNOUNCED, AT_MOST_SECONDS = 300.0, 3, 3600.0  # how lon
 DAY = 86400.0
 
 
-async def node_classes(endpoint: Endpoint, folder: Path, wait: bool, tell: Callable[[str], None]) -> list[str]:
+async def node_classes(
+    endpoint: Endpoint, folder: Path, wait: Callable[[], bool], tell: Callable[[str], None]
+) -> list[str]:
     """Return the node classes that the endpoint runs. `folder` is the private folder.
 
-    While its worker starts, what it said within the last day counts. If it never did, it is waited for, and `tell` gets
-    a line on how long; without `wait` that is an error. Raises `EndpointError`, and ComfyUI's
+    While its worker starts, what it said within the last day counts. If it said nothing then, `wait` is asked whether
+    to wait for it, and `tell` gets a line on how long; not to wait is an error. Raises `EndpointError`, and ComfyUI's
     `InterruptProcessingException`.
     """
     history = History(folder)
@@ -40,7 +42,7 @@ async def node_classes(endpoint: Endpoint, folder: Path, wait: bool, tell: Calla
             earlier = history.capabilities(endpoint.name, DAY)
             if earlier is not None:
                 return earlier["node_classes"]
-            if not wait:
+            if not wait():
                 raise EndpointError("cold", f"the endpoint's worker starts, which takes {starting:.0f} s more")
             known = await _wait(client, starting, tell)
     history.record_capabilities(endpoint.name, known)

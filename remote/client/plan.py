@@ -72,7 +72,10 @@ async def _remote(link: Link, view: GraphView, options: Options, builder: Any, s
             f'{folder / "endpoints.json"}: {{"default": {{"url": "http://127.0.0.1:8288", "key": "..."}}}}'
         )
         raise CannotOffloadError(message) if options.route == "auto" else SettingsError(message)
-    wait = options.route != "auto" or not _can_run_here(link, view)
+
+    def wait() -> bool:
+        return options.route != "auto" or not _can_run_here(link, view)
+
     available = await node_classes(endpoint, folder, wait, lambda text: show_text(text, shown_on))
     cut = cut_graph(view, link, options.text_encoding == "remote", available, options.samplers != THIS_SAMPLER)
     for said in cut.stays:

@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from ..wire.short_log import shorten_logs
+from ..wire.short_text import shorten_logs
 from .api.app import create_app
 from .api.door import Door, protocol_behind
 from .api.keys import VARIABLE, Keys, KeysError, load_keys

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 def worker_nodes() -> list[type[io.ComfyNode]]:
     """Add the routes, start to watch the endpoint, and return the node classes. Called once, in a worker."""
-    from ..wire.short_log import shorten_logs
+    from ..wire.short_text import shorten_logs
     from .batched_sampler import VelocityBatchedSampler
     from .receive import VelocityReceive
     from .routes import add_routes

@@ -12,7 +12,7 @@ from velocity_nodes.remote.endpoint.store import estimates, events
 from velocity_nodes.remote.endpoint.store.estimates import Estimates
 from velocity_nodes.remote.endpoint.store.job import DONE, FAILED, Job
 from velocity_nodes.remote.endpoint.store.journal import Journal
-from velocity_nodes.remote.wire import short_log
+from velocity_nodes.remote.wire import short_text
 
 
 def run(scene, *arguments, **options):
@@ -121,5 +121,5 @@ def test_a_refusal_is_short_whatever_was_sent(tmp_path):
 
 def test_log_records_are_short():
     record = logging.LogRecord("velocity", logging.ERROR, "", 0, "it says %s", ("x" * 4_000_000,), None)
-    assert short_log.Shortening().filter(record)
-    assert record.getMessage().startswith("it says x") and len(record.getMessage()) < short_log.LONGEST + 10
+    assert short_text.Shortening().filter(record)
+    assert record.getMessage().startswith("it says x") and len(record.getMessage()) < short_text.LONGEST + 10

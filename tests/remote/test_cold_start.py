@@ -37,9 +37,8 @@ def ask(
     async def play() -> list[str]:
         endpoint = BadEndpoint(faults={"health": health}, capabilities=ABLE)
         async with endpoint.running():
-            return await node_classes(
-                Endpoint(name, endpoint.url, KEY, patience_seconds=0.5), folder, wait, told.append
-            )
+            asked = Endpoint(name, endpoint.url, KEY, patience_seconds=0.5)
+            return await node_classes(asked, folder, lambda: wait, told.append)
 
     return asyncio.run(asyncio.wait_for(play(), 60)), told
 

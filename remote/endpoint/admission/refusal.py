@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ...wire.short_text import shortened
+
 STATUS = {
     "unauthorized": 401,
     "bad_request": 400,
@@ -19,8 +21,6 @@ STATUS = {
     "unavailable": 503,
     "internal": 500,
 }
-
-
 LONGEST, LONGEST_NAME, MOST_NAMES = 2000, 200, 20  # characters of a message and of a name in a list, names
 
 
@@ -42,13 +42,7 @@ class Refusal(Exception):
 def error_of(code: str, message: str, next: str, **details: list[str]) -> dict[str, Any]:
     """Return an error object; what a client or a worker said in it is cut to a length that may be kept and logged."""
     names = {key: [shortened(name, LONGEST_NAME) for name in value[:MOST_NAMES]] for key, value in details.items()}
-    return {"code": code, "message": shortened(message), "next": shortened(next), **names}
-
-
-def shortened(text: str, longest: int = LONGEST) -> str:
-    """Return the text, without its middle if it is longer than that."""
-    half = longest // 2
-    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
+    return {"code": code, "message": shortened(message, LONGEST), "next": shortened(next, LONGEST), **names}
 
 
 def quoted(value: object, length: int = 80) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import aiohttp
 
-from ..admission.refusal import shortened
+from ...wire.short_text import shortened
+from ..admission.refusal import LONGEST
 
 # Binary messages of ComfyUI's websocket begin with their kind.
 PREVIEW, PREVIEW_WITH_METADATA = 1, 4
@@ -52,7 +53,7 @@ class WorkerLink:
         headers = {"Content-Type": "application/json"}
         async with self.session.post(f"{self.url}/prompt", data=data, headers=headers) as answer:
             if answer.status != 200:
-                raise RefusedError(shortened(_refusal(await answer.text())))
+                raise RefusedError(shortened(_refusal(await answer.text()), LONGEST))
         return len(data)
 
     async def cancel(self, prompt_id: str) -> str:

@@ -1,8 +1,14 @@
-"""No record of a log is longer than this, whoever caused it: endpoint and worker log what clients sent."""
+"""Texts that others wrote, cut to a length that may be kept: endpoint and worker log what clients sent."""
 
 import logging
 
-LONGEST = 4000  # characters
+LONGEST = 4000  # characters of a log's record
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return the text, without its middle if it is longer than that."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
 
 
 class Shortening(logging.Filter):
@@ -12,8 +18,7 @@ class Shortening(logging.Filter):
         """Let every record pass, shortened."""
         text = record.getMessage()
         if len(text) > LONGEST:
-            half = LONGEST // 2
-            record.msg, record.args = f"{text[:half]} ... {text[-half:]}", ()
+            record.msg, record.args = shortened(text, LONGEST), ()
         return True
 
 
